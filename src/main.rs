@@ -1,0 +1,8 @@
+//! tare: a low-level OCI container runtime.
+
+mod error;
+mod sys;
+
+fn main() {
+    println!("tare version {}", env!("CARGO_PKG_VERSION"));
+}
