@@ -1,8 +1,71 @@
 //! tare: a low-level OCI container runtime.
+//!
+//! `cli` (argv) → `spec` (config.json, checked) → `plan` (what will be done) → `run` (the parent) and `child` (between
+//! clone3 and execve) → `state` (on disk). Only `sys` has unsafe code.
 
+mod cgroup;
+mod child;
+mod cli;
+mod cmd;
 mod error;
+mod faults;
+mod host;
+mod log;
+mod plan;
+mod run;
+mod seal;
+mod seccomp;
+mod spec;
+mod state;
 mod sys;
 
-fn main() {
-    println!("tare version {}", env!("CARGO_PKG_VERSION"));
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::log::{Level, Log};
+
+fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args_os().collect();
+    let command = args.iter().skip(1).filter_map(|a| a.to_str()).find(|a| cli::SEALED.contains(a));
+    let sealed = match command {
+        // Before anything else, and before the container's process or hooks could get hold of the executable.
+        Some(_) => seal::seal().and_then(|()| nondumpable()),
+        None => Ok(()),
+    };
+    if let Some(code) = cli::version_only(&args) {
+        println!("{}", cmd::version());
+        return code;
+    }
+    let cli = match cli::Cli::try_parse_from(cli::long_flags(args)) {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 1 } else { 0 });
+        }
+    };
+    let level = if cli.global.debug { Level::Debug } else { cli.global.log_level };
+    let mut log = match Log::open(cli.global.log.as_deref(), cli.global.log_format, level) {
+        Ok(log) => log,
+        Err(e) => {
+            Log::default().fail(&e);
+            return ExitCode::FAILURE;
+        }
+    };
+    match sealed.and_then(|()| cmd::run(cli, &mut log)) {
+        Ok(status) => {
+            log.succeed();
+            ExitCode::from(status as u8)
+        }
+        Err(e) => {
+            log.fail(&e);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The container's process must not be traced, nor its descriptors opened, before it is the container's: it inherits this.
+fn nondumpable() -> error::Result<()> {
+    use error::Doing;
+    sys::process::set_nondumpable().doing("become non-dumpable")
 }

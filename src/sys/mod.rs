@@ -2,6 +2,13 @@
 //! prints as strace would.
 #![allow(unsafe_code)]
 
+pub mod clone;
+pub mod mount;
+pub mod page;
+pub mod process;
+pub mod root;
+pub mod socket;
+
 use std::fmt;
 
 use nix::errno::Errno;

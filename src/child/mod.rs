@@ -1,0 +1,205 @@
+//! The child, between clone3(2) and execve(2): works off its steps of the plan. It has a copy of the parent's memory and
+//! descriptors; it ends in execve or exit_group, never unwinds, prints nothing and reports through its socket.
+
+mod copy_up;
+mod devices;
+mod finish;
+mod home;
+mod mounts;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::{Doing, Error, Origin, Result};
+use crate::faults;
+use crate::plan::{Actor, Op, Plan};
+use crate::run::sync::{self, FromChild, Report, ToChild};
+use crate::sys::page::Page;
+use crate::sys::process::{self, Exec};
+use crate::sys::clone;
+
+/// What the parent opened for a slot.
+pub enum Opened {
+    /// A detached mount.
+    Tree(OwnedFd),
+    /// The target of a link that is to be made anew (`copy-symlink`).
+    Link(PathBuf),
+}
+
+/// What the child gets from the parent, by memory.
+pub struct Inherited<'p> {
+    /// The plan, the same that the parent holds.
+    pub plan: &'p Plan,
+    /// The child's end of the pair.
+    pub socket: OwnedFd,
+    /// The start socket, for `create`.
+    pub listener: Option<OwnedFd>,
+    /// The rootfs: a detached tree, or without a mount namespace the directory.
+    pub rootfs: OwnedFd,
+    /// A mount namespace made of the rootfs (`Tree::OpenTree`).
+    pub namespace: Option<OwnedFd>,
+    /// What the parent opened, by slot.
+    pub slots: Vec<Option<Opened>>,
+    /// The child is in its cgroup already.
+    pub placed: bool,
+    /// The limit of open files to put back.
+    pub nofile: Option<(u64, u64)>,
+    /// Who may start the container.
+    pub owner: u32,
+}
+
+/// What the child gathers on its way.
+struct Child<'p> {
+    in_: Inherited<'p>,
+    /// A procfs that nobody inside can have changed.
+    proc: Option<OwnedFd>,
+    /// The read-only tmpfs that covers masked directories, attached once.
+    empty: Option<OwnedFd>,
+    /// /dev/null is attached; later masks copy it.
+    null_attached: bool,
+    env: Vec<String>,
+    /// The working directory is entered after the change of the user.
+    cwd_later: Option<PathBuf>,
+    exec: Option<Exec>,
+    filter: Option<(Vec<u8>, u32)>,
+    started: Option<OwnedFd>,
+}
+
+/// Where a failure is told: to the parent's socket, later to the page.
+enum Listener {
+    Socket(OwnedFd),
+    Page(Page),
+}
+
+/// The field at work and where to tell its failure; a panic must find both.
+static REPORT: Mutex<(Option<Origin>, Option<Listener>)> = Mutex::new((None, None));
+
+fn with_report<T>(f: impl FnOnce(&mut (Option<Origin>, Option<Listener>)) -> T) -> T {
+    f(&mut REPORT.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn fail(error: Error) -> ! {
+    with_report(|(origin, to)| {
+        let error = match origin.take() {
+            Some(origin) => error.at(origin),
+            None => error,
+        };
+        let report = Report::new(&error);
+        match to {
+            Some(Listener::Page(page)) => page.write(&report.to_bytes()),
+            Some(Listener::Socket(socket)) => drop(sync::report(socket, &FromChild::Failed(report))),
+            None => {}
+        }
+    });
+    process::exit_now(1)
+}
+
+/// Carries out the child's steps. Does not return.
+pub fn run(inherited: Inherited<'_>) -> ! {
+    // An abort would end the parent: the C library of this process still holds the parent's thread id.
+    std::panic::set_hook(Box::new(|info| {
+        let text = info.payload().downcast_ref::<&str>().map(|s| s.to_string());
+        let text = text.or_else(|| info.payload().downcast_ref::<String>().cloned()).unwrap_or_default();
+        let place = info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
+        // A panic while REPORT is locked cannot happen: nothing in there panics.
+        fail(Error::new(format!("panic{place}: {text}")))
+    }));
+    let socket = inherited.socket.try_clone();
+    with_report(|(_, to)| *to = socket.ok().map(Listener::Socket));
+    let mut child = Child {
+        in_: inherited,
+        proc: None,
+        empty: None,
+        null_attached: false,
+        env: Vec::new(),
+        cwd_later: None,
+        exec: None,
+        filter: None,
+        started: None,
+    };
+    if let Err(error) = child.begin() {
+        fail(error);
+    }
+    let plan = child.in_.plan;
+    for (index, step) in plan.steps.iter().enumerate().filter(|(_, s)| s.by == Actor::Child) {
+        with_report(|(at, _)| *at = Some(step.origin.clone()));
+        let done = faults::at("child", &index.to_string());
+        if faults::skips(&step.op) {
+            continue;
+        }
+        if let Err(error) = done.and_then(|()| child.step(&step.op)) {
+            fail(error);
+        }
+    }
+    fail(Error::new("the plan has no execve"))
+}
+
+impl Child<'_> {
+    /// What comes before the first step: a session and namespaces of its own.
+    fn begin(&mut self) -> Result<()> {
+        process::setsid().doing("start a session")?;
+        rustix::process::umask(rustix::fs::Mode::empty());
+        if self.in_.plan.namespaces.cgroup && !self.in_.placed {
+            match sync::hear(self.in_.socket.as_fd()).doing("wait to be moved into the cgroup")? {
+                Some(ToChild::Placed) => clone::unshare(libc::CLONE_NEWCGROUP).doing("make the cgroup namespace")?,
+                _ => process::exit_now(1),
+            }
+        }
+        if let Some(namespace) = self.in_.namespace.take() {
+            clone::setns(&namespace, libc::CLONE_NEWNS).doing("enter the mount namespace of the rootfs")?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, op: &Op) -> Result<()> {
+        match op {
+            Op::OpenRootfs { .. }
+            | Op::OpenSource { .. }
+            | Op::MakeFs { .. }
+            | Op::CreateCgroup { .. }
+            | Op::LimitCgroup { .. }
+            | Op::DeviceFilter { .. }
+            | Op::OomScoreAdj { .. }
+            | Op::CompileSeccomp { .. } => Err(Error::new("a step of the parent's was planned for the child")),
+
+            Op::AttachRootfs => self.attach_rootfs(),
+            Op::Attach { slot, target, nofollow, copy_symlink } => self.attach(*slot, target, *nofollow, *copy_symlink),
+            Op::Mount { .. } => self.mount(op),
+            Op::LateReadonly { slot } => self.late_readonly(*slot),
+            Op::Remount { target, attrs, propagation } => self.remount(target, attrs, propagation),
+            Op::Mask { path, null } => self.mask(path, *null),
+            Op::ReadonlyPath { path } => self.readonly_path(path),
+            Op::RootReadonly => self.root_readonly(),
+            Op::RootPropagation { flag, recursive } => self.root_propagation(*flag, *recursive),
+            Op::Pivot { how } => self.pivot(*how),
+
+            Op::Device { path, kind, major, minor, mode, uid, gid } => {
+                self.device(path, *kind, (*major, *minor), *mode, (*uid, *gid))
+            }
+            Op::Link { path, target, replace } => self.link(path, target, *replace),
+            Op::ReopenDevNull => self.reopen_dev_null(),
+
+            Op::Sysctl { key, value } => self.sysctl(key, value),
+            Op::Hostname { name } => process::set_hostname(name).doing("set the hostname"),
+            Op::Domainname { name } => process::set_domainname(name).doing("set the domain name"),
+            Op::Keyring { name } => self.keyring(name),
+            Op::Reset { preserve_fds } => self.reset(*preserve_fds),
+            Op::RaiseRlimit { resource, name, hard } => self.raise_rlimit(*resource, name, *hard),
+            Op::Environment(environment) => self.environment(environment),
+            Op::StdioOwner { uid } => self.stdio_owner(*uid),
+            Op::MakeCwd { path } => self.make_cwd(path),
+            Op::Cwd { path } => self.cwd(path),
+            Op::Bounding { keep } => process::limit_bounding(*keep).doing("limit the bounding set"),
+            Op::User { uid, gid, groups, umask } => self.user(*uid, *gid, groups, *umask),
+            Op::Capabilities { sets, until_exec } => self.capabilities(sets, *until_exec),
+            Op::NoNewPrivs => process::set_no_new_privs().doing("forbid new privileges"),
+            Op::LookUp { args } => self.look_up(args),
+            Op::Ready { seccomp } => self.ready(*seccomp),
+            Op::AwaitStart => self.await_start(),
+            Op::Rlimit { resource, name, soft, hard } => self.rlimit(*resource, name, *soft, *hard),
+            Op::LoadSeccomp => self.load_seccomp(),
+            Op::Exec => self.exec(),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The command line: types only.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::log::{Format, Level};
+use crate::plan::Tree;
+
+/// A low-level OCI container runtime: a drop-in for runc
+#[derive(Debug, Parser)]
+#[command(name = "tare", disable_version_flag = true, subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags before the subcommand
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Directory for the state of containers [default: /run/tare, or $XDG_RUNTIME_DIR/tare]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Append messages to this file
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Form of the messages
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: Format,
+    /// Least gravity of the messages
+    #[arg(long, value_name = "LEVEL", default_value = "warning")]
+    pub log_level: Level,
+    /// As --log-level=debug
+    #[arg(long)]
+    pub debug: bool,
+    /// Let systemd make the cgroups (not supported yet)
+    #[arg(long)]
+    pub systemd_cgroup: bool,
+    /// How to make cgroups: cgroupfs, or disabled for none
+    #[arg(long, value_name = "MANAGER", default_value = "cgroupfs")]
+    pub cgroup_manager: CgroupManager,
+    /// Whether to run without privileges: true, false or auto
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, default_value = "auto", default_missing_value = "true", require_equals = true)]
+    pub rootless: Rootless,
+    /// Ignored: criu is found in $PATH
+    #[arg(long, hide = true)]
+    pub criu: Option<PathBuf>,
+    /// Print the version
+    #[arg(long, short)]
+    pub version: bool,
+}
+
+/// `--cgroup-manager`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum CgroupManager {
+    /// By files.
+    Cgroupfs,
+    /// By systemd.
+    Systemd,
+    /// None.
+    Disabled,
+}
+
+/// `--rootless`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Rootless {
+    /// Always.
+    True,
+    /// Never.
+    False,
+    /// As the privileges are.
+    Auto,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a container, whose process waits for start
+    Create(Create),
+    /// Start a created container
+    Start(Id),
+    /// Create and start a container
+    Run(Run),
+    /// Print the state of a container
+    State(Id),
+    /// List containers
+    List(List),
+    /// Send a signal to a container's process
+    Kill(Kill),
+    /// Remove a container
+    Delete(Delete),
+    /// Write a config.json to start from
+    Spec(Spec),
+    /// Print what tare can do, as the OCI features document
+    Features,
+    /// Print every step that create would take, and take none
+    Plan(Plan),
+}
+
+#[derive(Debug, Args)]
+pub struct Id {
+    /// Id of the container
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// What `create`, `run` and `plan` share
+#[derive(Debug, Args)]
+pub struct Bundle {
+    /// Directory with config.json and the rootfs
+    #[arg(long, short, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    /// File to read instead of config.json
+    #[arg(long, short = 'f', value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Do not use pivot_root, for a root on a ramdisk
+    #[arg(long)]
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring
+    #[arg(long)]
+    pub no_new_keyring: bool,
+    /// How to make the mount namespace: antechamber, clone or open-tree [default: the best that works]
+    #[arg(long, value_name = "HOW")]
+    pub mount_namespace: Option<Tree>,
+}
+
+#[derive(Debug, Args)]
+pub struct Create {
+    #[command(flatten)]
+    pub bundle: Bundle,
+    /// File to write the process's id to
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Socket to send the process's pidfd to
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
+    /// Socket to send a terminal to (not supported yet)
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// Number of descriptors above stderr to pass on
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preserve_fds: u32,
+    /// Id of the container
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    pub create: Create,
+    /// Do not wait for the container's end
+    #[arg(long, short)]
+    pub detach: bool,
+    /// Keep the state after the container's end, until delete
+    #[arg(long)]
+    pub keep: bool,
+    /// Do not become the reaper of the container's orphans
+    #[arg(long)]
+    pub no_subreaper: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct List {
+    /// table or json
+    #[arg(long, short, value_name = "FORMAT", default_value = "table")]
+    pub format: ListFormat,
+    /// Ids only
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// `--format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ListFormat {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct Kill {
+    /// Signal all processes of the container
+    #[arg(long, short)]
+    pub all: bool,
+    /// Id of the container, and the signal [default: SIGTERM]
+    #[arg(value_name = "ID [SIGNAL]", required = true, num_args = 1..=2, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// Kill it first, if it runs; no error if it is not there
+    #[arg(long, short)]
+    pub force: bool,
+    /// Id of the container
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Spec {
+    /// Directory to write config.json to
+    #[arg(long, short, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    /// For a container without privileges
+    #[arg(long)]
+    pub rootless: bool,
+    /// Put a built-in profile in: default, strict or log
+    #[arg(long, value_name = "NAME")]
+    pub seccomp: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Plan {
+    #[command(flatten)]
+    pub bundle: Bundle,
+    /// For programs
+    #[arg(long)]
+    pub json: bool,
+    /// Id to plan for
+    #[arg(value_name = "ID", default_value = "ID")]
+    pub id: String,
+}
+
+/// Commands that run from a sealed executable.
+pub const SEALED: [&str; 4] = ["create", "run", "exec", "restore"];
+
+/// `tare --version` and `tare -v` need no subcommand.
+pub fn version_only(args: &[std::ffi::OsString]) -> Option<std::process::ExitCode> {
+    let flags = args.iter().skip(1).take_while(|a| a.as_encoded_bytes().starts_with(b"-"));
+    flags.into_iter().any(|a| a == "--version" || a == "-v" || a == "-version").then_some(std::process::ExitCode::SUCCESS)
+}
+
+/// Go's flag parser takes one dash for two, and containerd sends `-no-subreaper`: a single-dash word that is the name of
+/// a long flag becomes one. What follows the id of `kill` is left alone.
+pub fn long_flags(args: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
+    use clap::CommandFactory;
+    let single = |a: &std::ffi::OsString| {
+        let text = a.to_str()?;
+        let name = text.strip_prefix('-')?.split('=').next()?;
+        (name.len() > 1 && !name.starts_with('-') && name.starts_with(|c: char| c.is_ascii_lowercase())).then(|| name.to_owned())
+    };
+    if !args.iter().any(|a| single(a).is_some()) {
+        return args; // nearly always
+    }
+    let top = Cli::command();
+    let known = |name: &str| {
+        let all = std::iter::once(&top).chain(top.get_subcommands());
+        all.flat_map(clap::Command::get_arguments).any(|a| a.get_long() == Some(name))
+    };
+    let widen = |a: std::ffi::OsString| match single(&a) {
+        Some(name) if known(&name) => format!("-{}", a.to_string_lossy()).into(),
+        _ => a,
+    };
+    args.into_iter().map(widen).collect()
+}

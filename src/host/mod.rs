@@ -1,0 +1,84 @@
+//! Facts about the kernel, the host and processes.
+
+use std::path::Path;
+
+use crate::cgroup;
+use crate::error::{Doing, Error, Result};
+use crate::plan::Facts;
+use crate::sys::{Call, process};
+
+fn read(path: &str) -> Result<String> {
+    std::fs::read_to_string(path).call("read", || path.into()).doing(format!("read {path}"))
+}
+
+/// The id of this boot: pids mean nothing in another.
+pub fn boot_id() -> Result<String> {
+    read("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_owned())
+}
+
+/// A process as /proc/PID/stat has it (proc_pid_stat(5)).
+#[derive(Debug, Clone, Copy)]
+pub struct Process {
+    /// Start time in clock ticks since boot, without the reader's time namespace.
+    pub start_time: u64,
+    state: char,
+}
+
+impl Process {
+    /// A zombie has ended; it only waits for its parent.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x')
+    }
+}
+
+/// The process of this pid, if there is one.
+pub fn process(pid: i32) -> Option<Process> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat: procfs_core::process::Stat = procfs_core::FromRead::from_read(text.as_bytes()).ok()?;
+    Some(Process { start_time: stat.starttime.saturating_sub_signed(time_offset_ticks()), state: stat.state })
+}
+
+/// The kernel shifts start times by the boottime offset of the reader's time namespace; one that is in another than the
+/// creator's must take it out again.
+fn time_offset_ticks() -> i64 {
+    let Ok(text) = std::fs::read_to_string("/proc/self/timens_offsets") else { return 0 };
+    let line = text.lines().find(|l| l.starts_with("boottime"));
+    let seconds = line.and_then(|l| l.split_whitespace().nth(1)?.parse::<i64>().ok()).unwrap_or(0);
+    seconds * 100 // USER_HZ, which is 100 on every architecture that tare is built for
+}
+
+/// Everything that the plan needs to know. `cgroup` is the host's cgroup2, if the container is to have a cgroup.
+pub fn facts(cgroup: Option<&cgroup::Host>) -> Result<Facts> {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
+    let kernel = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if kernel < (5, 14) {
+        return Err(Error::new(format!("Linux {release} is too old: tare needs 5.14 or newer")));
+    }
+    Ok(Facts {
+        kernel,
+        privileged: rustix::process::geteuid().is_root() && is_initial_user_namespace(),
+        permitted: process::permitted().doing("read the runtime's capabilities")?,
+        kcore: Path::new("/proc/kcore").exists(),
+        cgroup_root: cgroup.map(|c| c.root.clone()).unwrap_or_default(),
+        own_cgroup: cgroup.map_or_else(|| "/".into(), |c| c.own.clone()),
+    })
+}
+
+/// By the inode of the initial user namespace (include/uapi/linux/nsfs.h, USER_NS_INIT_INO; the same since Linux 3.8).
+pub fn is_initial_user_namespace() -> bool {
+    rustix::fs::stat("/proc/self/ns/user").is_ok_and(|s| s.st_ino == 0xEFFF_FFFD)
+}
+
+/// Writes oom_score_adj of a process of ours, through the host's /proc.
+pub fn write_oom_score_adj(pid: i32, value: i32) -> Result<()> {
+    let path = format!("/proc/{pid}/oom_score_adj");
+    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+    let file = rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).call("open", || path.clone());
+    let file = file.doing("set oom_score_adj")?;
+    rustix::io::write(&file, value.to_string().as_bytes())
+        .map(drop)
+        .call("write", || format!("{path}, {value}"))
+        .doing("set oom_score_adj")
+}

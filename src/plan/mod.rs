@@ -1,0 +1,352 @@
+//! PURE: from config.json and facts about the host to the list of everything that will be done, in order. Nothing here
+//! reads or writes; `tare plan` prints the list, the parent and the child work it off, an error is told by its index.
+
+mod devices;
+mod explain;
+mod mounts;
+mod namespaces;
+mod options;
+mod process;
+mod resources;
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxSeccomp, Spec};
+use serde::Serialize;
+
+use crate::cgroup::limits::Write;
+use crate::error::{Error, Origin, Result};
+use crate::sys::mount::{Attr, FsOption};
+
+pub use namespaces::{Namespaces, Tree};
+pub use mounts::{LONGEST_VALUE, may_cover_proc};
+pub use options::Propagation;
+pub use process::{Capabilities, Environment, candidates};
+
+/// What was found out about the host and the caller before planning.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Kernel version, major and minor.
+    pub kernel: (u32, u32),
+    /// Effective user id 0 in the initial user namespace: the antechamber can be used.
+    pub privileged: bool,
+    /// The capabilities that the runtime has and may give.
+    pub permitted: u64,
+    /// /proc/kcore exists, so /dev/core is made.
+    pub kcore: bool,
+    /// Where cgroup2 is mounted.
+    pub cgroup_root: PathBuf,
+    /// The runtime's own cgroup, from /proc/self/cgroup.
+    pub own_cgroup: String,
+}
+
+/// What the caller asked for, beside config.json.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The container's id.
+    pub id: String,
+    /// The bundle's absolute path.
+    pub bundle: PathBuf,
+    /// `--no-pivot`.
+    pub no_pivot: bool,
+    /// `--no-new-keyring`.
+    pub no_new_keyring: bool,
+    /// `--preserve-fds`, with what LISTEN_FDS adds.
+    pub preserve_fds: u32,
+    /// LISTEN_FDS of the caller: the container gets it with LISTEN_PID=1.
+    pub listen_fds: u32,
+    /// `--cgroup-manager=disabled`.
+    pub no_cgroup: bool,
+    /// `--mount-namespace`: the way to make it, instead of the best that works.
+    pub tree: Option<Tree>,
+    /// `run`: the process is executed at once, without waiting for `start`.
+    pub run: bool,
+}
+
+/// Everything that a `create` does, in order.
+#[derive(Debug, Serialize)]
+pub struct Plan {
+    /// The container's id.
+    pub id: String,
+    /// Which namespaces are made, and when.
+    pub namespaces: Namespaces,
+    /// How the mount namespace is made.
+    pub tree: Tree,
+    /// The container's cgroup, below the cgroup2 mount.
+    pub cgroup: Option<PathBuf>,
+    /// The number of mounts that the parent opens for the child.
+    pub slots: usize,
+    /// The steps.
+    pub steps: Vec<Step>,
+}
+
+/// One thing that is done.
+#[derive(Debug, Serialize)]
+pub struct Step {
+    /// The field of config.json it comes from.
+    #[serde(serialize_with = "as_text")]
+    pub origin: Origin,
+    /// Who does it, when.
+    pub by: Actor,
+    /// What is done.
+    pub op: Op,
+}
+
+fn writes_as_text<S: serde::Serializer>(writes: &[Write], to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.collect_map(writes.iter().map(|w| (&w.file, &w.value)))
+}
+
+fn as_text<S: serde::Serializer>(origin: &Origin, to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.collect_str(origin)
+}
+
+/// The process that carries out a step. A child of a new user namespace has no right on the host any more, so this is
+/// no detail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Actor {
+    /// The parent, before clone3(2).
+    ParentBefore,
+    /// The parent, after clone3(2), while the child does its own steps.
+    ParentAfterMaps,
+    /// The child.
+    Child,
+}
+
+/// The kinds of steps.
+#[derive(Debug, Serialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Op {
+    // The parent, before clone3.
+    /// Opens the rootfs as a detached tree.
+    OpenRootfs { path: PathBuf, propagation: u64 },
+    /// Opens the source of a bind mount as a detached tree and gives it its options.
+    OpenSource {
+        slot: usize,
+        path: PathBuf,
+        recursive: bool,
+        nofollow: bool,
+        copy_symlink: bool,
+        attrs: Vec<(Attr, bool)>,
+        kind: SourceKind,
+    },
+    /// Makes a file system whose options hold paths of the host.
+    MakeFs { slot: usize, fstype: String, options: Vec<FsOption>, attrs: u64, propagation: Vec<Propagation> },
+    /// Makes the container's cgroup; the child is born in it.
+    CreateCgroup { path: PathBuf },
+
+    // The parent, while the child works.
+    /// Writes the limits.
+    LimitCgroup {
+        #[serde(serialize_with = "writes_as_text")]
+        writes: Vec<Write>,
+    },
+    /// Attaches the device filter.
+    DeviceFilter { rules: Vec<LinuxDeviceCgroup> },
+    /// Writes oom_score_adj of the child.
+    OomScoreAdj { value: i32 },
+    /// Compiles the filter, or takes it from the cache, and hands it to the child.
+    CompileSeccomp {
+        /// The profile itself is left out of the dry run.
+        #[serde(skip)]
+        profile: Box<LinuxSeccomp>,
+    },
+
+    // The child.
+    /// Makes the rootfs a mount of the new namespace.
+    AttachRootfs,
+    /// Attaches a tree that the parent opened.
+    Attach { slot: usize, target: PathBuf, nofollow: bool, copy_symlink: bool },
+    /// Makes a new file system and attaches it.
+    Mount {
+        target: PathBuf,
+        fstype: String,
+        source: String,
+        options: Vec<FsOption>,
+        attrs: u64,
+        propagation: Vec<Propagation>,
+        copy_up: bool,
+        slot: Option<usize>,
+    },
+    /// Makes a mount read-only, now that all in it is made.
+    LateReadonly { slot: usize },
+    /// Changes a mount that is there.
+    Remount { target: PathBuf, attrs: Vec<(Attr, bool)>, propagation: Vec<Propagation> },
+    /// Makes a device node.
+    Device { path: PathBuf, kind: DeviceKind, major: u32, minor: u32, mode: u32, uid: u32, gid: u32 },
+    /// Makes a symbolic link, if nothing is there (or in its place).
+    Link { path: PathBuf, target: &'static str, replace: bool },
+    /// Writes a sysctl through a private procfs.
+    Sysctl { key: String, value: String },
+    /// Sets the hostname.
+    Hostname { name: String },
+    /// Sets the NIS domain name.
+    Domainname { name: String },
+    /// Hides a path.
+    Mask { path: PathBuf, null: usize },
+    /// Makes a path read-only.
+    ReadonlyPath { path: PathBuf },
+    /// Makes the working directory if it is missing.
+    MakeCwd { path: PathBuf },
+    /// Makes the root's mount read-only.
+    RootReadonly,
+    /// Makes the root's mount shared or unbindable.
+    RootPropagation { flag: u64, recursive: bool },
+    /// Leaves the old root.
+    Pivot { how: Pivot },
+    /// Opens the container's /dev/null instead of the host's on stdio.
+    ReopenDevNull,
+    /// A session keyring of its own.
+    Keyring { name: String },
+    /// Signals, CPU affinity, descriptors above the preserved ones.
+    Reset { preserve_fds: u32 },
+    /// Raises a hard limit while the right to is there.
+    RaiseRlimit { resource: u32, name: String, hard: u64 },
+    /// The environment; HOME is looked up in the image's passwd when it is missing.
+    Environment(Environment),
+    /// Gives stdio to the process's user.
+    StdioOwner { uid: u32 },
+    /// Enters the working directory, as root if the user may not.
+    Cwd { path: PathBuf },
+    /// Drops capabilities from the bounding set.
+    Bounding { keep: u64 },
+    /// Supplementary groups, gid and uid.
+    User { uid: u32, gid: u32, groups: Vec<u32>, umask: u32 },
+    /// The other four capability sets.
+    Capabilities { sets: Capabilities, until_exec: u64 },
+    /// No new privileges.
+    NoNewPrivs,
+    /// Finds the executable and checks that it may be executed.
+    LookUp { args: Vec<String> },
+    /// Reports that all is ready, and waits for the parent's word.
+    Ready { seccomp: bool },
+    /// Waits for `tare start`.
+    AwaitStart,
+    /// Sets a limit.
+    Rlimit { resource: u32, name: String, soft: u64, hard: u64 },
+    /// Loads the filter.
+    LoadSeccomp,
+    /// Becomes the container's process.
+    Exec,
+}
+
+/// What the source of a bind mount must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceKind {
+    /// Anything.
+    Any,
+    /// The device 1:3, by its number.
+    DevNull,
+    /// A procfs, since it will cover /proc.
+    Procfs,
+}
+
+/// Kinds of device nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceKind {
+    /// `c` or `u`.
+    Char,
+    /// `b`.
+    Block,
+    /// `p`.
+    Fifo,
+}
+
+/// How the old root is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pivot {
+    /// pivot_root(2).
+    PivotRoot,
+    /// `--no-pivot`: the root mount is moved onto "/", then chroot(2).
+    MoveRoot,
+    /// chroot(2) alone: no mount namespace of its own.
+    Chroot,
+}
+
+/// Plans a `create` (or with `options.run` a `run`).
+///
+/// # Errors
+/// Whatever of config.json cannot be carried out, with the field's name.
+pub fn plan(spec: &Spec, facts: &Facts, options: &Options, log: &mut Vec<String>) -> Result<Plan> {
+    let linux = spec.linux().as_ref();
+    let namespaces = Namespaces::of(spec, options.no_cgroup);
+    let mut steps = Steps::default();
+    let overlay_paths = mounts::needs_host_paths(spec)?;
+    let tree = namespaces::tree(&namespaces, facts, options, overlay_paths)?;
+
+    let root = spec.root().as_ref().ok_or_else(|| Error::new("missing").field("root"))?;
+    let base = mounts::base_propagation(spec)?;
+    let rootfs = clean(&options.bundle.join(root.path()));
+    let origin = Origin::new("root.path", rootfs.display().to_string());
+    steps.before(origin, Op::OpenRootfs { path: rootfs, propagation: base });
+
+    mounts::plan(spec, facts, tree, base, &mut steps)?;
+    let cgroup = resources::plan(spec, facts, options, &mut steps, log)?;
+    devices::plan(spec, facts, &mut steps)?;
+    if let Some(seccomp) = linux.and_then(|l| l.seccomp().as_ref()) {
+        steps.after(Origin::field("linux.seccomp"), Op::CompileSeccomp { profile: Box::new(seccomp.clone()) });
+    }
+    mounts::restrict(spec, &mut steps);
+    let how = match (tree, options.no_pivot) {
+        (Tree::Host, _) => Pivot::Chroot,
+        (_, true) => Pivot::MoveRoot,
+        _ => Pivot::PivotRoot,
+    };
+    process::plan(spec, how, facts, options, &mut steps, log)?;
+    let slots = steps.slots;
+    Ok(Plan { id: options.id.clone(), namespaces, tree, cgroup, slots, steps: steps.in_order() })
+}
+
+/// A path without `.` and `..`, lexically, as Go's filepath.Clean does it for absolute paths.
+pub fn clean(path: &Path) -> PathBuf {
+    use std::path::Component;
+    let mut out = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => out.push(name),
+            Component::ParentDir => {
+                out.pop();
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
+/// The list while it is made, by actor; each part in its order.
+#[derive(Default)]
+struct Steps {
+    before: Vec<Step>,
+    after: Vec<Step>,
+    child: Vec<Step>,
+    /// To be done by the child after all mounts and devices.
+    late: Vec<(Origin, Op)>,
+    slots: usize,
+}
+
+impl Steps {
+    fn before(&mut self, origin: Origin, op: Op) {
+        self.before.push(Step { origin, by: Actor::ParentBefore, op });
+    }
+
+    fn after(&mut self, origin: Origin, op: Op) {
+        self.after.push(Step { origin, by: Actor::ParentAfterMaps, op });
+    }
+
+    fn child(&mut self, origin: Origin, op: Op) {
+        self.child.push(Step { origin, by: Actor::Child, op });
+    }
+
+    /// A place for a descriptor that the parent opens and the child uses.
+    fn slot(&mut self) -> usize {
+        self.slots += 1;
+        self.slots - 1
+    }
+
+    fn in_order(self) -> Vec<Step> {
+        self.before.into_iter().chain(self.after).chain(self.child).collect()
+    }
+}

@@ -1,0 +1,62 @@
+//! What a failed create has made is unmade, in reverse; and `delete`.
+
+use std::os::fd::AsFd;
+
+use super::prepare::Prepared;
+use crate::cgroup;
+use crate::error::{Doing, Error, Result};
+use crate::state::{Container, State};
+use crate::sys::clone::{self, Child};
+use crate::sys::socket;
+
+/// A container that is being made.
+pub struct Half {
+    /// Its directory.
+    pub container: Container,
+    /// Trees and the cgroup.
+    pub prepared: Prepared,
+    /// The child, not reaped yet.
+    pub child: Option<Child>,
+}
+
+/// Ends the child and removes cgroup and directory; what fails there is attached to the error.
+pub fn undo(half: Half, error: Error) -> Error {
+    let mut error = error;
+    if let Some(child) = &half.child {
+        let _ = clone::pidfd_send_signal(&child.pidfd, libc::SIGKILL);
+        error = error.and(clone::wait(&child.pidfd).map(drop).doing("wait for the container's process"));
+    }
+    // Whoever removed the directory has removed the cgroup, too; what is there now is somebody else's.
+    let Ok(_lock) = half.container.lock() else { return error };
+    if let Some(cgroup) = half.prepared.cgroup {
+        let killed = if cgroup.is_fresh() { cgroup.kill_all() } else { Ok(()) };
+        error = error.and(killed).and(cgroup.undo());
+    }
+    error.and(half.container.remove())
+}
+
+/// Removes a container: its processes, its cgroup, its directory. The caller holds the lock.
+pub fn delete(container: &Container, state: Option<&State>) -> Result<()> {
+    let init = state.map(|s| container.init(s)).transpose()?.flatten();
+    if let Some(init) = &init {
+        match clone::pidfd_send_signal(init, libc::SIGKILL) {
+            Err(e) if e.errno != nix::errno::Errno::ESRCH => return Err(e).doing("kill the container's process"),
+            _ => {}
+        }
+    }
+    if let Some(path) = state.and_then(|s| s.cgroup.as_ref()).map(|c| &c.path)
+        && let Some(cgroup) = cgroup::open_existing(path)?
+    {
+        cgroup.kill_all()?;
+        cgroup.remove()?;
+    }
+    if let Some(init) = &init {
+        // Without a cgroup of its own it has not been waited for yet.
+        let [ended] = socket::wait_any([init.as_fd()], Some(10)).doing("wait for the container's process")?;
+        if !ended {
+            return Err(Error::new("the container's process does not end, 10 s after SIGKILL")
+                .hint("it may be in an uninterruptible wait (state D in /proc/PID/stat)"));
+        }
+    }
+    container.remove()
+}

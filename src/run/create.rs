@@ -1,0 +1,368 @@
+//! `create`, whole or not at all.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::errno::Errno;
+use nix::sys::signalfd::SignalFd;
+use oci_spec::runtime::Spec;
+use serde_json::value::RawValue;
+
+use super::cleanup::{self, Half};
+use super::prepare::{Prepared, prepare};
+use super::sync::{self, FromChild, ToChild};
+use super::{antechamber, explain, launch};
+use crate::cgroup;
+use crate::child::Inherited;
+use crate::error::{Doing, Error, Origin, Result};
+use crate::faults;
+use crate::host;
+use crate::log::Log;
+use crate::plan::{self, Actor, Op, Options, Plan, Tree};
+use crate::seccomp;
+use crate::state::{CgroupState, Container, START, State, Store, VERSION};
+use crate::sys::clone::{self, Child, Exit};
+use crate::sys::page::Page;
+use crate::sys::{process, socket};
+
+/// Seconds after which a wait says what it waits for.
+const PATIENCE: i64 = 10;
+
+/// What is asked for.
+pub struct Request<'a> {
+    /// Where the containers' states are.
+    pub store: &'a Store,
+    /// What the command line says.
+    pub options: Options,
+    /// config.json, checked.
+    pub spec: &'a Spec,
+    /// config.json as it is.
+    pub config: Box<RawValue>,
+    /// `--pid-file`
+    pub pid_file: Option<&'a Path>,
+    /// `--pidfd-socket`
+    pub pidfd_socket: Option<&'a Path>,
+    /// The signals that the caller has blocked: they end the wait.
+    pub signals: &'a SignalFd,
+}
+
+/// A container whose process waits for `start`, or with `run` has been executed.
+pub struct Created {
+    /// Its directory.
+    pub container: Container,
+    /// Its init process.
+    pub child: Child,
+    /// Its cgroup.
+    pub cgroup: Option<cgroup::Cgroup>,
+}
+
+/// Creates a container.
+///
+/// # Errors
+/// Whatever failed, in either process; then nothing is left.
+pub fn create(request: Request<'_>, log: &mut Log) -> Result<Created> {
+    let cgroup_host = if request.options.no_cgroup { None } else { Some(cgroup::Host::find()?) };
+    let facts = host::facts(cgroup_host.as_ref())?;
+    let mut warnings = Vec::new();
+    let mut plan = plan::plan(request.spec, &facts, &request.options, &mut warnings)?;
+    log.warnings(warnings);
+    if plan.tree == Tree::Antechamber
+        && request.options.tree.is_none()
+        && let Err(e) = antechamber::open()
+    {
+        log.debug(format!("copying the host's mount namespace, since the antechamber cannot be used: {e}"));
+        plan.tree = Tree::Clone;
+    }
+    let mut state = new_state(&request, &plan, cgroup_host.as_ref())?;
+    // A cgroup that somebody else is in must not be named in our state: `delete --force` would kill whoever is in it.
+    if let Some(cgroup) = &state.cgroup
+        && let Some(there) = cgroup::open_existing(&cgroup.path)?
+        && there.populated()?
+    {
+        return Err(Error::new("container's cgroup is not empty").at(Origin::new("linux.cgroupsPath", cgroup.path.display().to_string())));
+    }
+
+    let container = request.store.create(&request.options.id)?;
+    let mut half = Half { container, prepared: Prepared::default(), child: None };
+    faults::at("parent", "made-directory")?;
+    match finish(&request, &plan, &mut state, cgroup_host.as_ref(), &mut half, log) {
+        Ok(()) => match half.child.take() {
+            Some(child) => Ok(Created { container: half.container, child, cgroup: half.prepared.cgroup }),
+            None => Err(Error::new("the container's process was lost")),
+        },
+        Err(e) => Err(cleanup::undo(half, e)),
+    }
+}
+
+fn new_state(request: &Request<'_>, plan: &Plan, host: Option<&cgroup::Host>) -> Result<State> {
+    let rootfs = plan.steps.iter().find_map(|s| match &s.op {
+        Op::OpenRootfs { path, .. } => Some(path.clone()),
+        _ => None,
+    });
+    let cgroup = host.zip(plan.cgroup.as_ref());
+    Ok(State {
+        version: VERSION,
+        id: request.options.id.clone(),
+        boot_id: host::boot_id()?,
+        creating: true,
+        pid: 0,
+        start_time: 0,
+        pidfd_inode: 0,
+        cgroup: cgroup.map(|(host, path)| CgroupState { driver: "cgroupfs".into(), path: host.root.join(path) }),
+        bundle: request.options.bundle.clone(),
+        rootfs: rootfs.unwrap_or_default(),
+        created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
+        owner: rustix::process::geteuid().as_raw(),
+        config: None,
+    })
+}
+
+/// From the container's directory to its process; what was made is in `half`, for the clean-up after a failure.
+fn finish(
+    request: &Request<'_>,
+    plan: &Plan,
+    state: &mut State,
+    host: Option<&cgroup::Host>,
+    half: &mut Half,
+    log: &mut Log,
+) -> Result<()> {
+    let lock = half.container.lock()?;
+    half.container.write(state)?;
+    faults::at("parent", "wrote-creating")?;
+    prepare(plan, &request.options.bundle, host, &mut half.prepared)?;
+    let listener = match request.options.run {
+        true => None,
+        false => Some(socket::listen(half.container.dir.as_fd(), START).doing("make the start socket")?),
+    };
+    drop(lock); // the child must not hold it
+    faults::at("parent", "clone3")?;
+    let prepared = std::mem::take(&mut half.prepared);
+    let cgroup = prepared.cgroup;
+    let nofile = if plan.slots > 200 { process::raise_nofile() } else { None };
+    let page = if request.options.run { Some(Page::new().doing("make the page for errors")?) } else { None };
+    let mut inherited = Some(Inherited {
+        plan,
+        socket: socket::pair().doing("make a socket pair")?.0, // replaced in `spawn`
+        listener,
+        rootfs: prepared.rootfs.ok_or_else(|| Error::new("the rootfs was not opened"))?,
+        namespace: prepared.namespace,
+        slots: prepared.slots,
+        placed: cgroup.is_some(),
+        nofile,
+        owner: state.owner,
+    });
+    half.prepared.cgroup = cgroup;
+    let mut waiting = Waiting { request, plan, log, config: state.config.take() };
+    let socket = waiting.spawn(&mut inherited, half)?;
+
+    let pid = half.child.as_ref().map(|c| c.pid).unwrap_or_default();
+    let lock = half.container.lock().map_err(|_| Error::new("the container was deleted while it was created"))?;
+    state.creating = false;
+    state.pid = pid;
+    state.start_time = host::process(pid).ok_or_else(|| Error::new("the container's process has died"))?.start_time;
+    state.pidfd_inode = half.child.as_ref().map_or(0, |c| clone::pidfd_inode(&c.pidfd));
+    state.config = Some(request.config.clone());
+    half.container.write(state)?;
+    drop(lock);
+    faults::at("parent", "wrote-created")?;
+    tell_caller(request, half)?;
+    faults::at("parent", "tell-go")?;
+    let (page, page_fd) = page.unzip();
+    sync::tell(&socket, &ToChild::Go(page_fd)).doing("let the container's process go on")?;
+    faults::at("parent", "told-go")?;
+    match page {
+        Some(page) => executed(&socket, &page),
+        None => Ok(()),
+    }
+}
+
+/// `run`: waits until execve has closed the child's socket.
+fn executed(socket: &OwnedFd, page: &Page) -> Result<()> {
+    let gone = sync::listen(socket.as_fd()).doing("wait for execve")?;
+    match (gone, sync::Report::from_bytes(&page.read())) {
+        (None, None) => Ok(()),
+        (_, Some(report)) => Err(explain(report.error())),
+        (Some(_), None) => Err(Error::new("the container's process said something unexpected")),
+    }
+}
+
+/// The pid file and the pidfd, for who asked for them.
+fn tell_caller(request: &Request<'_>, half: &Half) -> Result<()> {
+    let Some(child) = &half.child else { return Ok(()) };
+    if let Some(path) = request.pid_file {
+        write_pid_file(path, child.pid).map_err(|e| e.field("--pid-file"))?;
+    }
+    if let Some(path) = request.pidfd_socket {
+        let sent = socket::connect_stream(path).and_then(|s| socket::send_fd(s, b"pidfd", child.pidfd.as_fd()));
+        sent.doing("send the pidfd").map_err(|e| e.field("--pidfd-socket"))?;
+    }
+    Ok(())
+}
+
+/// Decimal digits alone, and whole or not at all: callers parse it as soon as we have ended.
+pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    use crate::sys::Call;
+    use rustix::fs::{CWD, Mode, OFlags};
+    let name = path.file_name().ok_or_else(|| Error::new(format!("{path:?} is no file name")))?;
+    let temporary: PathBuf = path.with_file_name(format!(".{}.{pid}", name.to_string_lossy()));
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let doing = "write the pid file";
+    let file = rustix::fs::open(&temporary, flags, Mode::from_raw_mode(0o644)).call("open", || format!("{temporary:?}"));
+    let file = file.doing(doing)?;
+    let written = rustix::io::write(&file, pid.to_string().as_bytes())
+        .call("write", || format!("{temporary:?}"))
+        .and_then(|_| rustix::fs::renameat(CWD, &temporary, CWD, path).call("rename", || format!("{path:?}")));
+    if written.is_err() {
+        let _ = rustix::fs::unlink(&temporary);
+    }
+    written.doing(doing)
+}
+
+/// The parent, from clone3 until the child is ready.
+struct Waiting<'a, 'r> {
+    request: &'a Request<'r>,
+    plan: &'a Plan,
+    log: &'a mut Log,
+    #[allow(dead_code)]
+    config: Option<Box<RawValue>>,
+}
+
+impl Waiting<'_, '_> {
+    /// Makes the child and does the parent's steps while it does its own.
+    ///
+    /// A cgroup whose cgroup.kill was written more often than that of the caller's kills what is born in it (Linux 6.18,
+    /// 7.2): a child that SIGKILL takes before its first word is made once more and moved into the cgroup.
+    fn spawn<'p>(&mut self, inherited: &mut Option<Inherited<'p>>, half: &mut Half) -> Result<OwnedFd> {
+        let first = match self.try_once(inherited, half) {
+            Err(e) => e,
+            Ok(socket) => return Ok(socket),
+        };
+        let killed = matches!(half.child.as_ref().map(|c| clone::wait(&c.pidfd)), Some(Ok(Exit::Signal(libc::SIGKILL))));
+        let retry = killed && inherited.as_ref().is_some_and(|i| i.placed) && !half.container.is_removed()?;
+        if killed {
+            half.child = None; // reaped just now
+        }
+        if !retry {
+            return Err(first);
+        }
+        self.log.debug(format!("once more, to be moved into the cgroup instead of being born in it: {first}"));
+        if let Some(i) = inherited {
+            i.placed = false;
+        }
+        self.try_once(inherited, half).map_err(|_| first)
+    }
+
+    fn try_once<'p>(&mut self, inherited: &mut Option<Inherited<'p>>, half: &mut Half) -> Result<OwnedFd> {
+        let (ours, theirs) = socket::pair().doing("make a socket pair")?;
+        if let Some(i) = inherited {
+            i.socket = theirs;
+        }
+        let cgroup = half.prepared.cgroup.as_ref();
+        let child = launch::launch(self.plan, cgroup, inherited)?;
+        let pid = child.pid;
+        half.child = Some(child);
+        let placed = match inherited {
+            Some(i) => {
+                // The child's end must be the child's alone, for its end of file to reach us.
+                let (nobodys, _) = socket::pair().doing("make a socket pair")?;
+                i.socket = nobodys;
+                i.placed
+            }
+            None => true,
+        };
+        if !placed && let Some(cgroup) = cgroup {
+            cgroup.attach(pid)?;
+            sync::tell(&ours, &ToChild::Placed).doing("tell the child that it was moved")?;
+        }
+        // An error of ours may only be the echo of the child's, whose own words are better.
+        match self.own_steps(&ours, half) {
+            Ok(()) => {}
+            Err(e) if e.errno() == Some(Errno::EPIPE) => {}
+            Err(e) => return Err(e),
+        }
+        self.wait_ready(&ours, half)?;
+        Ok(ours)
+    }
+
+    /// The parent's steps after clone3: limits, device filter, seccomp.
+    fn own_steps(&mut self, socket: &OwnedFd, half: &Half) -> Result<()> {
+        let pid = half.child.as_ref().map_or(0, |c| c.pid);
+        for (index, step) in self.plan.steps.iter().enumerate().filter(|(_, s)| s.by == Actor::ParentAfterMaps) {
+            if faults::skips(&step.op) {
+                continue;
+            }
+            faults::at("parent", &index.to_string())
+                .and_then(|()| self.own_step(&step.op, socket, half, pid))
+                .map_err(|e| explain(e.at(step.origin.clone())))?;
+        }
+        Ok(())
+    }
+
+    fn own_step(&mut self, op: &Op, socket: &OwnedFd, half: &Half, pid: i32) -> Result<()> {
+        let cgroup = || half.prepared.cgroup.as_ref().ok_or_else(|| Error::new("there is no cgroup"));
+        match op {
+            Op::LimitCgroup { writes } => cgroup()?.apply(writes),
+            Op::DeviceFilter { rules } => cgroup::devices::attach(cgroup()?, rules),
+            Op::OomScoreAdj { value } => host::write_oom_score_adj(pid, *value),
+            Op::CompileSeccomp { profile } => {
+                let cache = antechamber::shared_folder("seccomp").ok();
+                let filter = seccomp::compile_cached(profile, cache.as_ref().map(AsFd::as_fd))?;
+                self.log.warnings(filter.warnings);
+                sync::tell(socket, &ToChild::Filter(filter.bpf, filter.flags)).doing("send the filter")
+            }
+            _ => Err(Error::new("a step of another process was planned for the parent")),
+        }
+    }
+
+    fn wait_ready(&mut self, socket: &OwnedFd, half: &Half) -> Result<()> {
+        faults::at("parent", "hear-ready")?;
+        loop {
+            let [spoke, signalled] = socket::wait_any([socket.as_fd(), self.request.signals.as_fd()], Some(PATIENCE))
+                .doing("wait for the container's process")?;
+            if signalled && let Ok(Some(signal)) = self.request.signals.read_signal() {
+                if let Some(name) = ends_the_wait(signal.ssi_signo as i32) {
+                    return Err(Error::new(format!("interrupted by {name} while the container was created")));
+                }
+            } else if spoke {
+                return match sync::listen(socket.as_fd()).doing("wait for the container's process")? {
+                    Some(FromChild::Ready) => Ok(()),
+                    Some(FromChild::Failed(report)) => Err(explain(report.error())),
+                    None => Err(self.died(half)),
+                };
+            } else {
+                let frozen = half.prepared.cgroup.as_ref().is_some_and(|c| c.is_frozen().unwrap_or(false));
+                if frozen {
+                    return Err(Error::new("the container's cgroup is frozen, so its process cannot run")
+                        .hint("a cgroup above it is frozen"));
+                }
+                self.log.debug(format!("waiting for the container's process for {PATIENCE} s more"));
+            }
+        }
+    }
+
+    /// The child is gone without a word.
+    fn died(&self, half: &Half) -> Error {
+        if half.container.is_removed().unwrap_or(false) {
+            return Error::new("the container was deleted while it was created");
+        }
+        let killed = Error::new("the container's process was killed before it was ready");
+        match half.prepared.cgroup.as_ref().and_then(|c| c.oom_peak()) {
+            Some(peak) => killed.field("linux.resources.memory.limit").hint(format!(
+                "the memory limit is too low to start the container: {peak} bytes were in use at most"
+            )),
+            None => killed,
+        }
+    }
+}
+
+/// Signals that end a wait; the others stay for later.
+fn ends_the_wait(signal: i32) -> Option<&'static str> {
+    match signal {
+        libc::SIGINT => Some("SIGINT"),
+        libc::SIGTERM => Some("SIGTERM"),
+        libc::SIGHUP => Some("SIGHUP"),
+        libc::SIGQUIT => Some("SIGQUIT"),
+        _ => None,
+    }
+}

@@ -1,0 +1,14 @@
+//! The parent. Reads top to bottom: [`create::create`] → [`prepare`] (before clone3) → [`launch`] (clone3) → [`sync`]
+//! (the protocol) → the state is written; [`foreground`] for `run`.
+
+pub mod antechamber;
+pub mod cleanup;
+pub mod create;
+pub mod foreground;
+mod hints;
+mod launch;
+mod prepare;
+pub mod start;
+pub mod sync;
+
+pub use hints::explain;

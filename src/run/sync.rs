@@ -1,0 +1,184 @@
+//! The protocol between the processes, on sockets that keep message boundaries:
+//!
+//! | when                       | from → to        | message                 | then                                             |
+//! |----------------------------|------------------|-------------------------|--------------------------------------------------|
+//! | cgroup set by cgroup.procs | parent → child   | `Placed`                | the child makes its cgroup namespace             |
+//! | filter compiled            | parent → child   | `Filter`                | kept until the end                               |
+//! | a step failed              | child → parent   | `Failed`                | the child exits                                  |
+//! | all steps done             | child → parent   | `Ready`                 | the parent writes the state                      |
+//! | state written              | parent → child   | `Go` (+ page in `run`)  | the child waits for `start`, or executes (`run`) |
+//! | start                      | starter → child  | `Go` + page             | the child answers `Ready`                        |
+//! | from then on               | child            | the page, end of file   | an empty page at the end of file: execve is done |
+//!
+//! The page is shared memory: once the filter is loaded, no system call may be left to send an error with. The end of
+//! the file comes by close-on-exec or by the child's end. In every wait before `Go` the end of the parent is the child's
+//! end, so a killed parent leaves no child.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Origin};
+use crate::sys::{self, SysError, socket};
+
+/// The longest message: a filter of 4,096 instructions of 8 bytes, and some.
+const LONGEST: usize = 64 * 1024;
+
+/// What the child is told.
+#[derive(Debug)]
+pub enum ToChild {
+    /// It was moved into its cgroup.
+    Placed,
+    /// The seccomp filter and its flags.
+    Filter(Vec<u8>, u32),
+    /// Go on: errors go to this page from now on.
+    Go(Option<OwnedFd>),
+}
+
+/// What the child tells.
+#[derive(Debug)]
+pub enum FromChild {
+    /// All steps up to here are done.
+    Ready,
+    /// A step failed.
+    Failed(Report),
+}
+
+/// A failed step, as a message: field, what was done, call, errno. `start` has no plan, so the field is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    origin: Option<(String, Option<String>)>,
+    doing: String,
+    call: Option<(String, String, i32)>,
+    hint: Option<String>,
+}
+
+impl Report {
+    /// Of an error.
+    pub fn new(error: &Error) -> Self {
+        Report {
+            origin: error.origin.as_ref().map(|o| (o.field.to_string(), o.object.clone())),
+            doing: error.doing.to_string(),
+            call: error.source.as_ref().map(|s| (s.call.to_string(), s.args.clone(), s.errno as i32)),
+            hint: error.hint.as_ref().map(|h| h.to_string()),
+        }
+    }
+
+    /// The error it was made of.
+    pub fn error(self) -> Error {
+        let source = self.call.map(|(call, args, errno)| SysError {
+            call: call.into(),
+            args,
+            errno: nix::errno::Errno::from_raw(errno),
+        });
+        let origin = self.origin.map(|(field, object)| Origin { field: field.into(), object });
+        Error { origin, source, hint: self.hint.map(Into::into), ..Error::new(self.doing) }
+    }
+
+    /// As bytes; longer texts than the page holds are cut.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut report = self.clone();
+        let bytes = loop {
+            let bytes = serde_json::to_vec(&report).unwrap_or_default();
+            if bytes.len() < sys::page::SIZE {
+                break bytes;
+            }
+            shorten(&mut report.doing);
+            if let Some((_, args, _)) = &mut report.call {
+                shorten(args);
+            }
+        };
+        bytes
+    }
+
+    /// From the page or a message.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+}
+
+fn shorten(text: &mut String) {
+    let mut half = text.len() / 2;
+    while !text.is_char_boundary(half) {
+        half -= 1;
+    }
+    text.truncate(half);
+}
+
+/// Sends one message to the child.
+pub fn tell(socket: impl AsFd, message: &ToChild) -> sys::Result<()> {
+    match message {
+        ToChild::Placed => socket::send(socket, b"P"),
+        ToChild::Filter(bpf, flags) => {
+            let bytes: Vec<u8> = [b"F", flags.to_ne_bytes().as_slice(), bpf].concat();
+            socket::send(socket, &bytes)
+        }
+        ToChild::Go(None) => socket::send(socket, b"G"),
+        ToChild::Go(Some(page)) => socket::send_fd(socket, b"G", page.as_fd()),
+    }
+}
+
+/// Receives one message in the child; `None` when the other side is gone.
+pub fn hear(socket: BorrowedFd<'_>) -> sys::Result<Option<ToChild>> {
+    let Some((bytes, fd)) = socket::receive(socket, LONGEST)? else { return Ok(None) };
+    let unexpected = || SysError::new("recvmsg", "a message of no known kind", nix::errno::Errno::EPROTO);
+    match bytes.split_first() {
+        Some((b'P', _)) => Ok(Some(ToChild::Placed)),
+        Some((b'G', _)) => Ok(Some(ToChild::Go(fd))),
+        Some((b'F', rest)) => {
+            let (flags, bpf) = rest.split_first_chunk::<4>().ok_or_else(unexpected)?;
+            Ok(Some(ToChild::Filter(bpf.to_vec(), u32::from_ne_bytes(*flags))))
+        }
+        _ => Err(unexpected()),
+    }
+}
+
+/// Sends one message from the child.
+pub fn report(socket: impl AsFd, message: &FromChild) -> sys::Result<()> {
+    match message {
+        FromChild::Ready => socket::send(socket, b"R"),
+        FromChild::Failed(report) => socket::send(socket, &[b"E".as_slice(), &report.to_bytes()].concat()),
+    }
+}
+
+/// Receives one message of the child; `None` when it is gone.
+pub fn listen(socket: BorrowedFd<'_>) -> sys::Result<Option<FromChild>> {
+    let Some((bytes, _)) = socket::receive(socket, LONGEST)? else { return Ok(None) };
+    let unexpected = || SysError::new("recvmsg", "a message of no known kind", nix::errno::Errno::EPROTO);
+    match bytes.split_first() {
+        Some((b'R', _)) => Ok(Some(FromChild::Ready)),
+        Some((b'E', rest)) => Report::from_bytes(rest).map(FromChild::Failed).map(Some).ok_or_else(unexpected),
+        _ => Err(unexpected()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_survives_the_way_and_is_cut_to_the_page() {
+        let source = SysError::new("mount", "x".repeat(70_000), nix::errno::Errno::EPERM);
+        let error = Error::sys("attach", source).hint("try").at(Origin::new("mounts[3]", "/data"));
+        let report = Report::new(&error);
+        let bytes = report.to_bytes();
+        assert!(bytes.len() < sys::page::SIZE);
+        let back = Report::from_bytes(&bytes).unwrap();
+        let back = back.error();
+        assert_eq!((back.doing.as_ref(), back.hint.as_deref()), ("attach", Some("try")));
+        assert_eq!((back.errno(), back.origin), (Some(nix::errno::Errno::EPERM), error.origin));
+    }
+
+    #[test]
+    fn messages_of_no_known_kind_are_errors() {
+        let (a, b) = socket::pair().unwrap();
+        for message in [b"Z".as_slice(), b"F1", b"E{", b"E"] {
+            socket::send(&a, message).unwrap();
+            assert!(hear(b.as_fd()).is_err() || message[0] == b'E');
+            socket::send(&a, message).unwrap();
+            assert!(listen(b.as_fd()).is_err());
+        }
+        drop(a);
+        assert!(hear(b.as_fd()).unwrap().is_none());
+    }
+}

@@ -1,0 +1,7 @@
+//! What is kept of a container on disk, and what state it is in.
+
+mod status;
+mod store;
+
+pub use status::{Action, Status};
+pub use store::{CgroupState, Container, START, State, Store, VERSION, check_id, remove_start};

@@ -1,0 +1,85 @@
+//! The state of a container: derived, never stored (but for `creating`).
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+
+/// The states of runtime-spec's runtime.md, and `paused`, which all engines know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// `create` is at work, or was killed.
+    Creating,
+    /// The init process waits for `start`.
+    Created,
+    /// The container's process has been executed.
+    Running,
+    /// Its cgroup is frozen.
+    Paused,
+    /// The init process is gone, or a zombie.
+    Stopped,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Status::Creating => "creating",
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Stopped => "stopped",
+        })
+    }
+}
+
+/// What is asked of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// `start`
+    Start,
+    /// `kill`
+    Kill,
+    /// `delete` without `--force`
+    Delete,
+}
+
+impl Status {
+    /// Whether the action makes sense now; else an error in runc's words, which engines match on.
+    pub fn allows(self, action: Action) -> Result<()> {
+        use Status::{Created, Creating, Paused, Running, Stopped};
+        let no = |words: String| Err(Error::new(words));
+        match (action, self) {
+            (Action::Start, Created) => Ok(()),
+            (Action::Start, Stopped) => no("cannot start a container that has stopped".into()),
+            (Action::Start, Running) => no("cannot start an already running container".into()),
+            (Action::Start, Creating | Paused) => no(format!("cannot start a container in the {self} state")),
+            (Action::Kill, Stopped) => no("container not running".into()),
+            (Action::Kill, Creating) => no("container not running: it is still being created".into()),
+            (Action::Kill, Created | Running | Paused) => Ok(()),
+            (Action::Delete, Created | Stopped) => Ok(()),
+            (Action::Delete, Creating | Running | Paused) => no(format!("cannot delete container that is not stopped: {self}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pair() {
+        use Status::*;
+        let table = [
+            (Creating, [false, false, false]),
+            (Created, [true, true, true]),
+            (Running, [false, true, false]),
+            (Paused, [false, true, false]),
+            (Stopped, [false, false, true]),
+        ];
+        for (status, allowed) in table {
+            for (action, allowed) in [Action::Start, Action::Kill, Action::Delete].into_iter().zip(allowed) {
+                assert_eq!(status.allows(action).is_ok(), allowed, "{status} {action:?}");
+            }
+        }
+        assert!(Stopped.allows(Action::Kill).unwrap_err().to_string().contains("container not running"));
+    }
+}

@@ -1,0 +1,280 @@
+//! What a process is: ids, capabilities, limits, signals, seccomp, execve(2), its end.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::errno::Errno;
+use rustix::process::{DumpableBehavior, Gid, Resource, Rlimit, Uid};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use super::{Call, Result, SysError};
+
+/// Ends the process at once by system call: no handlers, no buffers, no unwinding. A filter that answers exit_group(2)
+/// with an error does not keep it: it falls into an illegal instruction.
+pub fn exit_now(code: i32) -> ! {
+    loop {
+        // SAFETY: the call does not return, or touches no memory of ours.
+        unsafe { libc::syscall(libc::SYS_exit_group, code) };
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: raises SIGILL, which ends even the first process of a pid namespace.
+        unsafe {
+            std::arch::asm!("ud2")
+        };
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        unsafe {
+            std::arch::asm!("udf #0")
+        };
+    }
+}
+
+/// Makes the process non-dumpable, so that nobody in the container's namespaces may trace it or open its files through
+/// /proc before execve (CVE-2016-9962).
+pub fn set_nondumpable() -> Result<()> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).call("prctl", || "PR_SET_DUMPABLE, 0".into())
+}
+
+/// PR_SET_NO_NEW_PRIVS.
+pub fn set_no_new_privs() -> Result<()> {
+    rustix::thread::set_no_new_privs(true).call("prctl", || "PR_SET_NO_NEW_PRIVS, 1".into())
+}
+
+/// PR_SET_KEEPCAPS: permitted capabilities outlive the change of the user id; execve(2) clears it.
+pub fn keep_capabilities() -> Result<()> {
+    rustix::thread::set_keep_capabilities(true).call("prctl", || "PR_SET_KEEPCAPS, 1".into())
+}
+
+/// Drops capabilities from the bounding set, up to the last that the kernel knows.
+pub fn limit_bounding(keep: u64) -> Result<()> {
+    for cap in (0..64).filter(|c| keep & (1 << c) == 0) {
+        match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << cap)) {
+            Err(rustix::io::Errno::INVAL) => break, // beyond CAP_LAST_CAP
+            r => r.call("prctl", || format!("PR_CAPBSET_DROP, {cap}"))?,
+        }
+    }
+    Ok(())
+}
+
+/// The bounding set as the kernel has it.
+pub fn bounding() -> u64 {
+    let has = |c: &u32| rustix::thread::capability_is_in_bounding_set(CapabilitySet::from_bits_retain(1u64 << c));
+    (0..64).take_while(|c| has(c).is_ok()).filter(|c| has(c) == Ok(true)).fold(0, |set, c| set | 1 << c)
+}
+
+/// capset(2): effective, permitted, inheritable as bit masks.
+pub fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> Result<()> {
+    let sets = CapabilitySets {
+        effective: CapabilitySet::from_bits_retain(effective),
+        permitted: CapabilitySet::from_bits_retain(permitted),
+        inheritable: CapabilitySet::from_bits_retain(inheritable),
+    };
+    rustix::thread::set_capabilities(None, sets)
+        .call("capset", || format!("{{eff {effective:#x}, prm {permitted:#x}, inh {inheritable:#x}}}"))
+}
+
+/// The permitted capabilities that this process has.
+pub fn permitted() -> Result<u64> {
+    rustix::thread::capabilities(None).map(|s| s.permitted.bits()).call("capget", String::new)
+}
+
+/// Sets the ambient set to exactly `caps`, which must be permitted and inheritable.
+pub fn set_ambient(caps: u64) -> Result<()> {
+    rustix::thread::clear_ambient_capability_set().call("prctl", || "PR_CAP_AMBIENT_CLEAR_ALL".into())?;
+    for cap in (0..64).filter(|c| caps & (1 << c) != 0) {
+        rustix::thread::configure_capability_in_ambient_set(CapabilitySet::from_bits_retain(1 << cap), true)
+            .call("prctl", || format!("PR_CAP_AMBIENT_RAISE, {cap}"))?;
+    }
+    Ok(())
+}
+
+/// setgroups(2).
+pub fn set_groups(groups: &[u32]) -> Result<()> {
+    let gids: Vec<Gid> = groups.iter().map(|g| Gid::from_raw(*g)).collect();
+    rustix::thread::set_thread_groups(&gids).call("setgroups", || format!("{groups:?}"))
+}
+
+/// setresgid(2) and setresuid(2) to one id each.
+pub fn set_ids(uid: u32, gid: u32) -> Result<()> {
+    let (u, g) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::thread::set_thread_res_gid(g, g, g).call("setresgid", || format!("{gid}"))?;
+    rustix::thread::set_thread_res_uid(u, u, u).call("setresuid", || format!("{uid}"))
+}
+
+/// setsid(2); a session leader already is no error.
+pub fn setsid() -> Result<()> {
+    match rustix::process::setsid() {
+        Err(rustix::io::Errno::PERM) => Ok(()),
+        r => r.map(drop).call("setsid", String::new),
+    }
+}
+
+/// setrlimit(2) of the resource with this number (`RLIMIT_*`); `u64::MAX` is no limit.
+pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let args = || format!("{resource}, {{{soft}, {hard}}}");
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` outlives the call; the kernel checks the number. prlimit64 of pid 0 is this process.
+    let r = unsafe {
+        libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null_mut::<libc::rlimit64>())
+    };
+    if r == 0 { Ok(()) } else { Err(SysError::last("prlimit", args())) }
+}
+
+/// getrlimit(2): soft and hard limit.
+pub fn rlimit(resource: u32) -> Result<(u64, u64)> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills `limit`, which outlives the call.
+    let r = unsafe {
+        libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::null::<libc::rlimit64>(), &raw mut limit)
+    };
+    if r == 0 { Ok((limit.rlim_cur, limit.rlim_max)) } else { Err(SysError::last("prlimit", format!("{resource}"))) }
+}
+
+/// Raises the soft limit of open files to the hard one and returns what it was, if it was lower.
+pub fn raise_nofile() -> Option<(u64, u64)> {
+    let old = rustix::process::getrlimit(Resource::Nofile);
+    let (soft, hard) = (old.current.unwrap_or(u64::MAX), old.maximum.unwrap_or(u64::MAX));
+    if soft >= hard {
+        return None;
+    }
+    let raised = Rlimit { current: old.maximum, maximum: old.maximum };
+    rustix::process::setrlimit(Resource::Nofile, raised).ok().map(|()| (soft, hard))
+}
+
+/// Gives the process every CPU that its cpuset allows. Since Linux 6.2 the kernel remembers the mask that a user asked
+/// for, so a caller pinned to one CPU would pin the container; a mask of ones takes that back. `EINVAL` (none of the
+/// CPUs is in the cpuset) and `EPERM` are no errors here: the mask stays as it is.
+pub fn reset_affinity() {
+    let all = [0xffu8; 1024];
+    // SAFETY: the mask outlives the call and its length in bytes is given; CPUs that are not there are ignored.
+    unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, all.len(), all.as_ptr()) };
+}
+
+/// Puts SIGPIPE (which Rust ignores) and the signal mask back to the default.
+pub fn reset_signals() -> Result<()> {
+    // SAFETY: SIG_DFL is a valid disposition; the process has one thread.
+    if unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) } == libc::SIG_ERR {
+        return Err(SysError::last("signal", "SIGPIPE, SIG_DFL"));
+    }
+    nix::sys::signal::SigSet::empty().thread_set_mask().call("sigprocmask", || "SIG_SETMASK, []".into())
+}
+
+/// Joins a new session keyring of this name and lets its owner search it, as runc does. A kernel without keyrings
+/// (ENOSYS) is no error.
+pub fn join_session_keyring(name: &str) -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: i32 = 1;
+    const KEYCTL_SETPERM: i32 = 5;
+    // linux/keyctl.h; the permissions are those of include/linux/key.h: possessor all; user view, read, link, search.
+    const PERMISSIONS: u32 = 0x3f00_0000 | 0x001b_0000;
+    let c_name = CString::new(name).map_err(|_| SysError::new("keyctl", name, Errno::EINVAL))?;
+    // SAFETY: the name is NUL-terminated and outlives the call.
+    let key = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, c_name.as_ptr()) };
+    if key < 0 {
+        return match Errno::last() {
+            Errno::ENOSYS => Ok(()),
+            errno => Err(SysError::new("keyctl", format!("JOIN_SESSION_KEYRING, {name:?}"), errno)),
+        };
+    }
+    // SAFETY: integers only.
+    let r = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, key, PERMISSIONS) };
+    if r == 0 { Ok(()) } else { Err(SysError::last("keyctl", format!("SETPERM, {key}"))) }
+}
+
+/// sethostname(2).
+pub fn set_hostname(name: &str) -> Result<()> {
+    rustix::system::sethostname(name.as_bytes()).call("sethostname", || format!("{name:?}"))
+}
+
+/// setdomainname(2).
+pub fn set_domainname(name: &str) -> Result<()> {
+    rustix::system::setdomainname(name.as_bytes()).call("setdomainname", || format!("{name:?}"))
+}
+
+/// Loads a seccomp filter, given as the bytes of an array of `struct sock_filter`; `flags` are
+/// `SECCOMP_FILTER_FLAG_*` (seccomp(2)).
+pub fn load_seccomp(bpf: &[u8], flags: u32) -> Result<()> {
+    let count = bpf.len() / size_of::<libc::sock_filter>();
+    let args = || format!("SET_MODE_FILTER, {flags:#x}, {count} instructions");
+    let len = u16::try_from(count).map_err(|_| SysError::new("seccomp", args(), Errno::E2BIG))?;
+    // The bytes came over a socket: copy them to where a sock_filter may lie.
+    let filter: Vec<libc::sock_filter> = bpf
+        .chunks_exact(size_of::<libc::sock_filter>())
+        .map(|c| libc::sock_filter {
+            code: u16::from_ne_bytes([c[0], c[1]]),
+            jt: c[2],
+            jf: c[3],
+            k: u32::from_ne_bytes([c[4], c[5], c[6], c[7]]),
+        })
+        .collect();
+    let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut() };
+    // SAFETY: `program` points to `len` instructions; the kernel only reads them, during the call.
+    let r = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    if r == 0 { Ok(()) } else { Err(SysError::last("seccomp", args())) }
+}
+
+/// Marks every descriptor from `first` on close-on-exec.
+pub fn close_on_exec_from(first: u32) -> Result<()> {
+    // SAFETY: integers only; the flag closes nothing that somebody owns, before execve.
+    let r = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if r == 0 { Ok(()) } else { Err(SysError::last("close_range", format!("{first}, CLOEXEC"))) }
+}
+
+/// Argument vectors for execve(2), made before the last moment: [`Exec::run`] allocates nothing.
+pub struct Exec {
+    path: CString,
+    argv: Pointers,
+    envp: Pointers,
+}
+
+/// Strings and the null-terminated list of pointers to them; the heap blocks of the strings do not move.
+struct Pointers {
+    list: Vec<*const libc::c_char>,
+    _strings: Vec<CString>,
+}
+
+impl Pointers {
+    fn new(strings: Vec<CString>) -> Self {
+        let list = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+        Pointers { list, _strings: strings }
+    }
+}
+
+impl Exec {
+    /// # Errors
+    /// `EINVAL` for a NUL within a string.
+    pub fn new(path: &str, argv: &[String], envp: &[String]) -> Result<Self> {
+        let c = |s: &str| CString::new(s).map_err(|_| SysError::new("execve", format!("{s:?}"), Errno::EINVAL));
+        let all = |strings: &[String]| strings.iter().map(|s| c(s)).collect::<Result<Vec<_>>>().map(Pointers::new);
+        Ok(Exec { path: c(path)?, argv: all(argv)?, envp: all(envp)? })
+    }
+
+    /// execve(2). Returns only with an error.
+    pub fn run(&self) -> SysError {
+        // SAFETY: all strings are NUL-terminated, both lists end with a null pointer, all are owned by `self`.
+        unsafe { libc::execve(self.path.as_ptr(), self.argv.list.as_ptr(), self.envp.list.as_ptr()) };
+        SysError::last("execve", self.path.to_string_lossy())
+    }
+}
+
+unsafe extern "C" {
+    /// environ(7): the environment this process was started with; never changed by us.
+    static environ: *const *const libc::c_char;
+}
+
+/// execveat(2) of an open file with the arguments and environment of this process. Returns only with an error.
+pub fn exec_again(file: impl AsFd, argv: Vec<CString>) -> SysError {
+    let argv = Pointers::new(argv);
+    let empty: &CStr = c"";
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: `argv` ends with a null pointer; environ is only read, and this process has one thread.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            fd,
+            empty.as_ptr(),
+            argv.list.as_ptr(),
+            environ,
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    SysError::last("execveat", format!("fd {fd}, \"\""))
+}

@@ -1,0 +1,131 @@
+//! Unix sockets: the pair between parent and child, the start socket, the passing of descriptors.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+
+use super::{Call, Result};
+
+/// A connected pair that keeps message boundaries. A peer that is gone is an end of file.
+pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .call("socketpair", || "AF_UNIX, SOCK_SEQPACKET".into())
+}
+
+/// A listening socket at `name` in the directory `dir`, however long the directory's path is (sun_path holds 107 bytes).
+pub fn listen(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
+    let address = SocketAddrUnix::new(path.as_str()).call("bind", || path.clone())?;
+    let socket = socket()?;
+    rustix::net::bind(&socket, &address).call("bind", || format!("{name:?}"))?;
+    rustix::net::listen(&socket, 16).call("listen", || format!("{name:?}"))?;
+    Ok(socket)
+}
+
+/// Connects to the socket `name` in the directory `dir`.
+pub fn connect(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
+    let address = SocketAddrUnix::new(path.as_str()).call("connect", || path.clone())?;
+    let socket = socket()?;
+    rustix::net::connect(&socket, &address).call("connect", || format!("{name:?}"))?;
+    Ok(socket)
+}
+
+/// Connects to a stream socket at a path of the caller's (`--pidfd-socket`), of any length.
+pub fn connect_stream(path: &Path) -> Result<OwnedFd> {
+    let args = || format!("{path:?}");
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let dir = rustix::fs::open(dir, flags, rustix::fs::Mode::empty()).call("open", args)?;
+    let name = path.file_name().unwrap_or_default();
+    let address = SocketAddrUnix::new(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name));
+    let address = address.call("connect", args)?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .call("socket", || "AF_UNIX, SOCK_STREAM".into())?;
+    rustix::net::connect(&socket, &address).call("connect", args)?;
+    Ok(socket)
+}
+
+fn socket() -> Result<OwnedFd> {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .call("socket", || "AF_UNIX, SOCK_SEQPACKET".into())
+}
+
+/// Accepts one connection; returns it and its peer's effective user id.
+pub fn accept(listener: impl AsFd) -> Result<(OwnedFd, u32)> {
+    let socket = loop {
+        match rustix::net::accept_with(&listener, SocketFlags::CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => continue,
+            r => break r.call("accept4", String::new)?,
+        }
+    };
+    let peer = rustix::net::sockopt::socket_peercred(&socket).call("getsockopt", || "SO_PEERCRED".into())?;
+    Ok((socket, peer.uid.as_raw()))
+}
+
+/// Sends one message. A closed peer is `EPIPE`, never SIGPIPE.
+pub fn send(socket: impl AsFd, message: &[u8]) -> Result<()> {
+    loop {
+        match rustix::net::send(&socket, message, SendFlags::NOSIGNAL) {
+            Err(rustix::io::Errno::INTR) => continue,
+            r => return r.map(drop).call("send", || format!("{} bytes", message.len())),
+        }
+    }
+}
+
+/// Sends one message and one descriptor with it.
+pub fn send_fd(socket: impl AsFd, message: &[u8], fd: BorrowedFd<'_>) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    rustix::net::sendmsg(&socket, &[IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL)
+        .map(drop)
+        .call("sendmsg", || format!("{} bytes, SCM_RIGHTS", message.len()))
+}
+
+/// Receives one message of at most `max` bytes, and the descriptor that came with it; `None` when the peer is gone.
+pub fn receive(socket: impl AsFd, max: usize) -> Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
+    let mut buf = vec![0u8; max];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    loop {
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut slices = [IoSliceMut::new(&mut buf)];
+        let got = match rustix::net::recvmsg(&socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => continue,
+            r => r.call("recvmsg", String::new)?,
+        };
+        let mut fd = None;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                fd = fds.last();
+            }
+        }
+        if got.bytes == 0 {
+            return Ok(None);
+        }
+        buf.truncate(got.bytes);
+        return Ok(Some((buf, fd)));
+    }
+}
+
+/// Waits until one of the descriptors is ready (readable, ended, hung up) and says which are; `false` for all after
+/// `seconds`, or never if that is `None`.
+pub fn wait_any<const N: usize>(fds: [BorrowedFd<'_>; N], seconds: Option<i64>) -> Result<[bool; N]> {
+    let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    let timeout = seconds.map(|tv_sec| Timespec { tv_sec, tv_nsec: 0 });
+    loop {
+        match poll(&mut polled, timeout.as_ref()) {
+            Err(rustix::io::Errno::INTR) => continue,
+            r => break r.call("poll", || format!("{N} descriptors")).map(drop)?,
+        };
+    }
+    Ok(polled.map(|p| !p.revents().is_empty()))
+}
