@@ -1,6 +1,8 @@
 //! tare: a low-level OCI container runtime.
 
 mod error;
+#[allow(dead_code)]
+mod seccomp;
 mod sys;
 
 fn main() {
