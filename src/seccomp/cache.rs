@@ -121,3 +121,165 @@ fn ours(stat: &Stat, kind: FileType, euid: u32) -> bool {
         && stat.st_uid == euid
         && !Mode::from_raw_mode(stat.st_mode).intersects(Mode::WGRP | Mode::WOTH)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::seccomp::compile_cached;
+
+    struct Cache {
+        path: PathBuf,
+        fd: OwnedFd,
+    }
+
+    impl Cache {
+        fn new(test: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("tare-seccomp-{test}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            fs::create_dir(&path).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+            let fd = fs::File::open(&path).unwrap().into();
+            Cache { path, fd }
+        }
+
+        fn files(&self) -> Vec<PathBuf> {
+            fs::read_dir(&self.path).unwrap().map(|e| e.unwrap().path()).collect()
+        }
+
+        fn only(&self) -> PathBuf {
+            let [file] = self.files().try_into().unwrap();
+            file
+        }
+
+        /// Whether a program is found; it is the right one in any case.
+        fn hit(&self, profile: &LinuxSeccomp) -> bool {
+            let found = Entry::new(self.fd.as_fd(), profile).and_then(|entry| entry.read());
+            let filter = compile_cached(profile, Some(self.fd.as_fd())).unwrap();
+            assert_eq!(filter, crate::seccomp::compile(profile).unwrap());
+            found.is_some_and(|bpf| bpf == filter.bpf)
+        }
+    }
+
+    impl Drop for Cache {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+
+    fn profile(errno: usize) -> LinuxSeccomp {
+        serde_json::from_value(serde_json::json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": errno,
+            "syscalls": [{"names": ["read", "no_such_call"], "action": "SCMP_ACT_ALLOW"}]}))
+        .unwrap()
+    }
+
+    #[test]
+    fn hit_and_miss() {
+        let cache = Cache::new("hit");
+        assert!(!cache.hit(&profile(1)));
+        assert!(cache.hit(&profile(1)), "with its warnings, see hit()");
+        assert!(!cache.hit(&profile(2)), "another profile");
+        assert!(cache.hit(&profile(1)) && cache.hit(&profile(2)));
+        let mode = fs::metadata(&cache.files()[0]).unwrap().permissions().mode();
+        assert_eq!((cache.files().len(), mode & 0o777), (2, 0o600));
+        assert_eq!(cache.files()[0].file_name().unwrap().len(), 64);
+    }
+
+    #[test]
+    fn what_is_not_a_good_file_is_made_anew() {
+        let cache = Cache::new("bad");
+        let (one, two) = (profile(1), profile(2));
+        assert!(!cache.hit(&one));
+        let file = cache.only();
+        let good = fs::read(&file).unwrap();
+        assert!(!cache.hit(&two));
+        let other = cache.files().into_iter().find(|f| *f != file).unwrap();
+        let mut flipped = good.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        let bad: [(&str, Vec<u8>); 8] = [
+            ("empty", Vec::new()),
+            ("header only", good[..HEADER].into()),
+            ("cut in an instruction", good[..good.len() - 3].into()),
+            ("cut between instructions", good[..good.len() - 8].into()),
+            ("longer", [&good[..], &[0; 8]].concat()),
+            ("one bit", flipped),
+            ("huge", vec![0; 1 << 20]),
+            ("another profile's", fs::read(other).unwrap()),
+        ];
+        for (what, content) in bad {
+            fs::write(&file, content).unwrap();
+            assert!(!cache.hit(&one), "{what}");
+            assert!(cache.hit(&one), "{what}: repaired");
+        }
+        assert_eq!(fs::read(&file).unwrap(), good);
+
+        let elsewhere = cache.path.with_extension("elsewhere");
+        fs::rename(&file, &elsewhere).unwrap();
+        symlink(&elsewhere, &file).unwrap();
+        assert!(!cache.hit(&one), "a link");
+        fs::remove_file(&elsewhere).unwrap();
+        assert!(cache.hit(&one), "the link was replaced");
+
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o620)).unwrap();
+        assert!(!cache.hit(&one), "writable by the group");
+        assert!(cache.hit(&one));
+        fs::remove_file(&file).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &file, Mode::RUSR | Mode::WUSR).unwrap();
+        assert!(!cache.hit(&one), "a fifo");
+        assert!(cache.hit(&one));
+    }
+
+    #[test]
+    fn only_our_own_files_and_directories() {
+        let cache = Cache::new("owner");
+        assert!(!cache.hit(&profile(1)));
+        let euid = geteuid().as_raw();
+        let stat = rustix::fs::stat(cache.only()).unwrap();
+        assert!(ours(&stat, FileType::RegularFile, euid));
+        assert!(!ours(&stat, FileType::RegularFile, euid + 1), "another's");
+        assert!(!ours(&stat, FileType::Directory, euid));
+        if euid == 0 {
+            std::os::unix::fs::chown(cache.only(), Some(12345), None).unwrap();
+            assert!(!cache.hit(&profile(1)), "another's file");
+            assert!(cache.hit(&profile(1)), "replaced by ours");
+        }
+        for mode in [0o720, 0o702, 0o1777] {
+            fs::set_permissions(&cache.path, fs::Permissions::from_mode(mode)).unwrap();
+            assert!(Entry::new(cache.fd.as_fd(), &profile(1)).is_none(), "{mode:o}");
+            assert!(!cache.hit(&profile(1)));
+        }
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_used_is_no_error() {
+        let file = fs::File::open("/dev/null").unwrap();
+        compile_cached(&profile(1), Some(file.as_fd())).unwrap();
+        let cache = Cache::new("gone");
+        fs::remove_dir(&cache.path).unwrap();
+        assert!(!cache.hit(&profile(1)) && !cache.hit(&profile(1)));
+        let cache = Cache::new("left");
+        let left = cache.path.join(format!(".{}", std::process::id()));
+        fs::write(&left, "left by a killed process of our number").unwrap();
+        assert!(!cache.hit(&profile(1)), "in the way this once");
+        assert!(!cache.hit(&profile(1)) && cache.hit(&profile(1)));
+    }
+
+    #[test]
+    fn the_oldest_go() {
+        let cache = Cache::new("trim");
+        fs::create_dir(cache.path.join("directory")).unwrap();
+        for i in 0..MAX_FILES + 5 {
+            let name = cache.path.join(format!("{i}"));
+            let file = fs::File::create(name).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1000 + i as u64)).unwrap();
+        }
+        assert!(!cache.hit(&profile(1)));
+        assert_eq!(cache.files().len(), MAX_FILES + 1);
+        assert!(!cache.path.join("5").exists() && cache.path.join("6").exists());
+        assert!(cache.hit(&profile(1)));
+    }
+}

@@ -9,6 +9,10 @@ mod compile;
 mod enosys;
 mod profiles;
 mod rules;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::BorrowedFd;
 

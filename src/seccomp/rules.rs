@@ -1,5 +1,7 @@
 //! The profile of config.json, checked and resolved: what libseccomp will be told.
 
+use std::collections::HashMap;
+
 use libseccomp::{ScmpAction, ScmpArgCompare, ScmpCompareOp, ScmpSyscall, ScmpVersion};
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompFilterFlag as Flag,
@@ -73,12 +75,13 @@ impl<'a> Rules<'a> {
                 }
                 match ScmpSyscall::from_name(name) {
                     Err(_) => unknown.push(name.as_str()),
-                    // Libseccomp refuses a rule that says what the default says.
-                    Ok(_) if action == default => (),
                     Ok(call) => rules.push(Rule { entry: i, name, call, action, when: when.clone() }),
                 }
             }
         }
+        warn_of_overridden(&rules, &mut warnings);
+        // Libseccomp refuses a rule that says what the default says.
+        rules.retain(|rule| rule.action != default);
         if !unknown.is_empty() {
             unknown.sort_unstable();
             unknown.dedup();
@@ -180,6 +183,20 @@ fn alternatives(
     Ok(conditions.into_iter().map(|condition| vec![condition]).collect())
 }
 
+/// Libseccomp lets a rule without conditions win over those with, and the first such rule over later ones.
+fn warn_of_overridden(rules: &[Rule<'_>], warnings: &mut Vec<String>) {
+    let mut winners = HashMap::new();
+    for rule in rules.iter().filter(|rule| rule.is_unconditional()) {
+        winners.entry(rule.call.as_raw_syscall()).or_insert(rule);
+    }
+    for rule in rules {
+        if let Some(winner) = winners.get(&rule.call.as_raw_syscall()).filter(|winner| winner.action != rule.action) {
+            let by = winner.entry;
+            warnings.push(format!("{}: no effect: syscalls[{by}] has the call without conditions", rule.origin()));
+        }
+    }
+}
+
 fn condition(arg: &LinuxSeccompArg) -> Result<ScmpArgCompare> {
     let index = u32::try_from(arg.index()).ok().filter(|index| *index < 6);
     let index = index.ok_or_else(|| Error::new(format!("{}: the arguments of a call are 0 to 5", arg.index())))?;
@@ -218,6 +235,10 @@ fn flags(profile: &LinuxSeccomp, warnings: &mut Vec<String>) -> u32 {
 }
 
 impl Rule<'_> {
+    fn is_unconditional(&self) -> bool {
+        self.when.iter().any(Vec::is_empty)
+    }
+
     /// Where the rule comes from.
     pub fn origin(&self) -> Origin {
         Origin::new(format!("linux.seccomp.syscalls[{}]", self.entry), self.name)
