@@ -6,6 +6,7 @@
 //! cannot be read is compiled, what cannot be written is not kept.
 
 use std::fs::File;
+use std::hash::{DefaultHasher, Hasher};
 use std::io::{Read, Write};
 use std::os::fd::BorrowedFd;
 
@@ -15,7 +16,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, rena
 use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
 
-use super::compile::{INSTRUCTION, MAX_INSTRUCTIONS};
+use super::bpf;
 
 /// Part of the key: to be raised whenever another program is made of the same profile.
 const FORMAT: u32 = 1;
@@ -23,16 +24,16 @@ const FORMAT: u32 = 1;
 /// How many files are kept.
 const MAX_FILES: usize = 64;
 
-/// The first bytes of a file: magic, key, hash of the program.
+/// The first bytes of a file: magic, key, checksum of the program.
 const MAGIC: [u8; 8] = *b"tare-bpf";
-const HEADER: usize = MAGIC.len() + 2 * size_of::<Hash>();
+const HEADER: usize = MAGIC.len() + size_of::<Key>() + size_of::<u64>();
 
-type Hash = [u8; 32];
+type Key = [u8; 32];
 
 /// The place of one profile's program in the cache.
 pub struct Entry<'a> {
     dir: BorrowedFd<'a>,
-    key: Hash,
+    key: Key,
     name: String,
 }
 
@@ -46,7 +47,7 @@ impl<'a> Entry<'a> {
         let mut hash = Sha256::new();
         hash.update(format!("{FORMAT} {version} {}\n", std::env::consts::ARCH));
         hash.update(serde_json::to_vec(profile).ok()?);
-        let key: Hash = hash.finalize().into();
+        let key: Key = hash.finalize().into();
         let name = key.iter().map(|byte| format!("{byte:02x}")).collect();
         Some(Entry { dir, key, name })
     }
@@ -58,18 +59,18 @@ impl<'a> Entry<'a> {
         let fd = openat(self.dir, &self.name, flags, Mode::empty()).ok()?;
         let stat = fstat(&fd).ok()?;
         let size = usize::try_from(stat.st_size).ok()?;
-        if !ours(&stat, FileType::RegularFile, geteuid().as_raw()) || size > HEADER + MAX_INSTRUCTIONS * INSTRUCTION {
+        if !ours(&stat, FileType::RegularFile, geteuid().as_raw()) || size > HEADER + bpf::MAX * bpf::SIZE {
             return None;
         }
         let mut file = Vec::with_capacity(size);
         File::from(fd).take(size as u64).read_to_end(&mut file).ok()?;
         let program = file.get(HEADER..)?.to_vec();
-        let whole = !program.is_empty() && program.len().is_multiple_of(INSTRUCTION);
+        let whole = !program.is_empty() && program.len().is_multiple_of(bpf::SIZE);
         (whole && file[..HEADER] == self.header(&program)).then_some(program)
     }
 
     /// Keeps a program: under a temporary name first, so that a reader never sees half of it. Not synced: the cache is
-    /// on a tmpfs, and the hash tells a torn file.
+    /// on a tmpfs, and the checksum tells a torn file.
     pub fn write(&self, program: &[u8]) {
         let temporary = format!(".{}", std::process::id());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -84,14 +85,12 @@ impl<'a> Entry<'a> {
         let _ = self.trim();
     }
 
-    fn header(&self, program: &[u8]) -> [u8; HEADER] {
-        let mut header = [0; HEADER];
-        let (magic, hashes) = header.split_at_mut(MAGIC.len());
-        let (key, hash) = hashes.split_at_mut(size_of::<Hash>());
-        magic.copy_from_slice(&MAGIC);
-        key.copy_from_slice(&self.key);
-        hash.copy_from_slice(&Sha256::digest(program));
-        header
+    fn header(&self, program: &[u8]) -> Vec<u8> {
+        // Against damage, not against an attacker, who is kept out by the ownership. Another compiler's std may give
+        // another sum: then the file is made anew.
+        let mut sum = DefaultHasher::new();
+        sum.write(program);
+        [&MAGIC[..], &self.key, &sum.finish().to_ne_bytes()].concat()
     }
 
     /// Removes the oldest files beyond [`MAX_FILES`], temporary ones that were left behind included.

@@ -1,9 +1,11 @@
 //! Seccomp: a profile of config.json becomes a BPF program in the parent; the child does one `seccomp(2)`.
 //!
-//! Profile → [`rules::Rules`] (checked, names resolved) → libseccomp's program → our ENOSYS stub before it. Only the
-//! program is cached: errors and warnings come from the first step, so a hit and a miss report the same.
+//! Profile → [`rules::Rules`] (checked, names resolved) → for each architecture libseccomp's program, with ENOSYS for
+//! newer calls before it → one program. Only that is cached: errors and warnings come from the first step, so a hit and
+//! a miss report the same.
 
 mod arch;
+mod bpf;
 mod cache;
 mod compile;
 mod enosys;

@@ -8,7 +8,7 @@ use oci_spec::runtime::{
     LinuxSeccompOperator as Operator, LinuxSyscall,
 };
 
-use super::{arch, enosys};
+use super::arch;
 use crate::error::{Error, Origin, Result};
 
 /// The largest errno that a system call can return (`MAX_ERRNO` of linux/err.h).
@@ -23,23 +23,20 @@ pub struct Rules<'a> {
     pub archs: Vec<(Option<usize>, Arch)>,
     /// In the order of config.json.
     pub rules: Vec<Rule<'a>>,
-    /// For each architecture, what the ENOSYS stub needs to know. Empty where there is to be no stub.
-    pub newest: Vec<enosys::Newest>,
     /// `SECCOMP_FILTER_FLAG_*`.
     pub flags: u32,
     /// For the log.
     pub warnings: Vec<String>,
+    entries: &'a [LinuxSyscall],
 }
 
-/// One system call of one entry of `linux.seccomp.syscalls`.
+/// One entry of `linux.seccomp.syscalls`.
 #[derive(Debug)]
 pub struct Rule<'a> {
-    /// Index in `linux.seccomp.syscalls`.
+    /// Its index.
     pub entry: usize,
-    /// The call's name.
-    pub name: &'a str,
-    /// Its native number, or libseccomp's negative one if it only exists elsewhere.
-    pub call: ScmpSyscall,
+    /// Names and native numbers; libseccomp's negative number for a call that only exists elsewhere.
+    pub calls: Vec<(&'a str, ScmpSyscall)>,
     /// What is done when it matches.
     pub action: ScmpAction,
     /// Alternatives, each a list of conditions that must all hold. Never empty: an unconditional rule is one
@@ -69,15 +66,18 @@ impl<'a> Rules<'a> {
                 (format!("{}.action", field()), format!("{}.errnoRet", field()))
             })?;
             let when = alternatives(entry, &field, &mut warnings)?;
+            let mut calls = Vec::with_capacity(entry.names().len());
             for (j, name) in entry.names().iter().enumerate() {
-                if name.is_empty() {
-                    return Err(Error::new("a system call's name is empty").field(format!("{}.names[{j}]", field())));
-                }
                 match ScmpSyscall::from_name(name) {
+                    Ok(call) => calls.push((name.as_str(), call)),
+                    Err(_) if name.is_empty() => {
+                        let field = format!("{}.names[{j}]", field());
+                        return Err(Error::new("a system call's name is empty").field(field));
+                    }
                     Err(_) => unknown.push(name.as_str()),
-                    Ok(call) => rules.push(Rule { entry: i, name, call, action, when: when.clone() }),
                 }
             }
+            rules.push(Rule { entry: i, calls, action, when });
         }
         warn_of_overridden(&rules, &mut warnings);
         // Libseccomp refuses a rule that says what the default says.
@@ -91,13 +91,13 @@ impl<'a> Rules<'a> {
                 unknown.join(", ")
             ));
         }
-        let names = || entries.iter().flat_map(|entry| entry.names()).map(String::as_str);
-        let newest = match enosys::wanted(default) {
-            true => archs.iter().filter_map(|(_, arch)| enosys::Newest::new(*arch, names())).collect(),
-            false => Vec::new(),
-        };
         let flags = flags(profile, &mut warnings);
-        Ok(Rules { default, archs, rules, newest, flags, warnings })
+        Ok(Rules { default, archs, rules, flags, warnings, entries })
+    }
+
+    /// All names of the profile, of denied calls too.
+    pub fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.entries.iter().flat_map(|entry| entry.names()).map(String::as_str)
     }
 }
 
@@ -186,13 +186,17 @@ fn alternatives(
 /// Libseccomp lets a rule without conditions win over those with, and the first such rule over later ones.
 fn warn_of_overridden(rules: &[Rule<'_>], warnings: &mut Vec<String>) {
     let mut winners = HashMap::new();
-    for rule in rules.iter().filter(|rule| rule.is_unconditional()) {
-        winners.entry(rule.call.as_raw_syscall()).or_insert(rule);
+    for rule in rules.iter().filter(|rule| rule.when.iter().any(Vec::is_empty)) {
+        for (_, call) in &rule.calls {
+            winners.entry(call.as_raw_syscall()).or_insert(rule);
+        }
     }
     for rule in rules {
-        if let Some(winner) = winners.get(&rule.call.as_raw_syscall()).filter(|winner| winner.action != rule.action) {
-            let by = winner.entry;
-            warnings.push(format!("{}: no effect: syscalls[{by}] has the call without conditions", rule.origin()));
+        for (name, call) in &rule.calls {
+            if let Some(winner) = winners.get(&call.as_raw_syscall()).filter(|winner| winner.action != rule.action) {
+                let (origin, by) = (rule.origin(name), winner.entry);
+                warnings.push(format!("{origin}: no effect: syscalls[{by}] has the call without conditions"));
+            }
         }
     }
 }
@@ -235,12 +239,8 @@ fn flags(profile: &LinuxSeccomp, warnings: &mut Vec<String>) -> u32 {
 }
 
 impl Rule<'_> {
-    fn is_unconditional(&self) -> bool {
-        self.when.iter().any(Vec::is_empty)
-    }
-
-    /// Where the rule comes from.
-    pub fn origin(&self) -> Origin {
-        Origin::new(format!("linux.seccomp.syscalls[{}]", self.entry), self.name)
+    /// Where the rule for one of its calls comes from.
+    pub fn origin(&self, name: &str) -> Origin {
+        Origin::new(format!("linux.seccomp.syscalls[{}]", self.entry), name)
     }
 }

@@ -52,17 +52,7 @@ impl Filter {
 
     /// A call by its number.
     pub fn raw(&self, arch: Arch, number: i32, args: &[u64]) -> Verdict {
-        let instructions: Vec<libc::sock_filter> = self
-            .bpf
-            .chunks_exact(8)
-            .map(|i| libc::sock_filter {
-                code: u16::from_ne_bytes([i[0], i[1]]),
-                jt: i[2],
-                jf: i[3],
-                k: u32::from_ne_bytes([i[4], i[5], i[6], i[7]]),
-            })
-            .collect();
-        run(&instructions, arch, number, args)
+        run(&super::bpf::from_bytes(&self.bpf), arch, number, args)
     }
 }
 
