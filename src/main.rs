@@ -1,6 +1,7 @@
 //! tare: a low-level OCI container runtime.
 
 mod error;
+mod spec;
 mod sys;
 
 fn main() {

@@ -1,0 +1,2 @@
+//! features
+pub fn features() {}

@@ -1,0 +1,356 @@
+//! The fields of runtime-spec 1.3, as a table. oci-spec's type drops what it does not know, and takes an array where an
+//! object belongs (`"linux": []` would be a container without a namespace): this finds both in the text.
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
+use std::fmt;
+
+use super::{bad, explain, one_line};
+use crate::error::Result;
+
+/// What may stand at a place of config.json.
+pub enum Node {
+    /// A value without fields of its own: string, number, boolean, list of strings, map of strings. The type has
+    /// checked it.
+    Leaf,
+    /// A field that the type cannot hold: refused unless it is empty, false or zero.
+    Lost,
+    /// An array of this.
+    List(&'static Node),
+    /// An object with free keys.
+    Map(&'static Node),
+    /// An object with these fields.
+    Object(&'static [(&'static str, Node)]),
+}
+
+use Node::{Leaf, List, Lost, Map, Object};
+
+/// The whole file.
+pub const CONFIG: Node = Object(&[
+    ("ociVersion", Leaf),
+    ("process", PROCESS),
+    ("root", Object(&[("path", Leaf), ("readonly", Leaf)])),
+    ("hostname", Leaf),
+    ("domainname", Leaf),
+    ("mounts", List(&MOUNT)),
+    ("hooks", HOOKS),
+    ("annotations", Leaf),
+    ("linux", LINUX),
+    // Sections of other platforms: see `unsupported`.
+    ("solaris", Leaf),
+    ("windows", Leaf),
+    ("vm", Leaf),
+    ("zos", Leaf),
+    ("freebsd", Leaf),
+]);
+
+const PROCESS: Node = Object(&[
+    ("terminal", Leaf),
+    ("consoleSize", Object(&[("height", Leaf), ("width", Leaf)])),
+    ("user", Object(&[("uid", Leaf), ("gid", Leaf), ("umask", Leaf), ("additionalGids", Leaf), ("username", Leaf)])),
+    ("args", Leaf),
+    ("commandLine", Leaf),
+    ("env", Leaf),
+    ("cwd", Leaf),
+    (
+        "capabilities",
+        Object(&[
+            ("bounding", Leaf),
+            ("effective", Leaf),
+            ("inheritable", Leaf),
+            ("permitted", Leaf),
+            ("ambient", Leaf),
+        ]),
+    ),
+    ("rlimits", List(&Object(&[("type", Leaf), ("hard", Leaf), ("soft", Leaf)]))),
+    ("noNewPrivileges", Leaf),
+    ("apparmorProfile", Leaf),
+    ("oomScoreAdj", Leaf),
+    (
+        "scheduler",
+        Object(&[
+            ("policy", Leaf),
+            ("nice", Leaf),
+            ("priority", Leaf),
+            ("flags", Leaf),
+            ("runtime", Leaf),
+            ("deadline", Leaf),
+            ("period", Leaf),
+        ]),
+    ),
+    ("selinuxLabel", Leaf),
+    ("ioPriority", Object(&[("class", Leaf), ("priority", Leaf)])),
+    ("execCPUAffinity", Object(&[("initial", Leaf), ("final", Leaf)])),
+]);
+
+const MAPPINGS: Node = List(&Object(&[("containerID", Leaf), ("hostID", Leaf), ("size", Leaf)]));
+
+const MOUNT: Node = Object(&[
+    ("destination", Leaf),
+    ("type", Leaf),
+    ("source", Leaf),
+    ("options", Leaf),
+    ("uidMappings", MAPPINGS),
+    ("gidMappings", MAPPINGS),
+]);
+
+const HOOK_LIST: Node = List(&Object(&[("path", Leaf), ("args", Leaf), ("env", Leaf), ("timeout", Leaf)]));
+
+const HOOKS: Node = Object(&[
+    ("prestart", HOOK_LIST),
+    ("createRuntime", HOOK_LIST),
+    ("createContainer", HOOK_LIST),
+    ("startContainer", HOOK_LIST),
+    ("poststart", HOOK_LIST),
+    ("poststop", HOOK_LIST),
+]);
+
+const LINUX: Node = Object(&[
+    ("uidMappings", MAPPINGS),
+    ("gidMappings", MAPPINGS),
+    ("sysctl", Leaf),
+    ("resources", RESOURCES),
+    ("cgroupsPath", Leaf),
+    ("namespaces", List(&Object(&[("type", Leaf), ("path", Leaf)]))),
+    (
+        "devices",
+        List(&Object(&[
+            ("path", Leaf),
+            ("type", Leaf),
+            ("major", Leaf),
+            ("minor", Leaf),
+            ("fileMode", Leaf),
+            ("uid", Leaf),
+            ("gid", Leaf),
+        ])),
+    ),
+    ("netDevices", Map(&Object(&[("name", Leaf)]))),
+    ("seccomp", SECCOMP),
+    ("rootfsPropagation", Leaf),
+    ("maskedPaths", Leaf),
+    ("readonlyPaths", Leaf),
+    ("mountLabel", Leaf),
+    (
+        "intelRdt",
+        Object(&[
+            ("closID", Leaf),
+            ("schemata", Leaf),
+            ("l3CacheSchema", Leaf),
+            ("memBwSchema", Leaf),
+            ("enableCMT", Lost),
+            ("enableMBM", Lost),
+            ("enableMonitoring", Leaf),
+        ]),
+    ),
+    ("memoryPolicy", Object(&[("mode", Leaf), ("nodes", Leaf), ("flags", Leaf)])),
+    ("personality", Object(&[("domain", Leaf), ("flags", Leaf)])),
+    ("timeOffsets", Map(&Object(&[("secs", Leaf), ("nanosecs", Leaf)]))),
+]);
+
+const THROTTLE: Node = List(&Object(&[("major", Leaf), ("minor", Leaf), ("rate", Leaf)]));
+
+const RESOURCES: Node = Object(&[
+    ("devices", List(&Object(&[("allow", Leaf), ("type", Leaf), ("major", Leaf), ("minor", Leaf), ("access", Leaf)]))),
+    (
+        "memory",
+        Object(&[
+            ("limit", Leaf),
+            ("reservation", Leaf),
+            ("swap", Leaf),
+            ("kernel", Leaf),
+            ("kernelTCP", Leaf),
+            ("swappiness", Leaf),
+            ("disableOOMKiller", Leaf),
+            ("useHierarchy", Leaf),
+            ("checkBeforeUpdate", Leaf),
+        ]),
+    ),
+    (
+        "cpu",
+        Object(&[
+            ("shares", Leaf),
+            ("quota", Leaf),
+            ("burst", Leaf),
+            ("period", Leaf),
+            ("realtimeRuntime", Leaf),
+            ("realtimePeriod", Leaf),
+            ("cpus", Leaf),
+            ("mems", Leaf),
+            ("idle", Leaf),
+        ]),
+    ),
+    ("pids", Object(&[("limit", Leaf)])),
+    (
+        "blockIO",
+        Object(&[
+            ("weight", Leaf),
+            ("leafWeight", Leaf),
+            (
+                "weightDevice",
+                List(&Object(&[("major", Leaf), ("minor", Leaf), ("weight", Leaf), ("leafWeight", Leaf)])),
+            ),
+            ("throttleReadBpsDevice", THROTTLE),
+            ("throttleWriteBpsDevice", THROTTLE),
+            ("throttleReadIOPSDevice", THROTTLE),
+            ("throttleWriteIOPSDevice", THROTTLE),
+        ]),
+    ),
+    ("hugepageLimits", List(&Object(&[("pageSize", Leaf), ("limit", Leaf)]))),
+    ("network", Object(&[("classID", Leaf), ("priorities", List(&Object(&[("name", Leaf), ("priority", Leaf)])))])),
+    ("rdma", Map(&Object(&[("hcaHandles", Leaf), ("hcaObjects", Leaf)]))),
+    ("unified", Leaf),
+]);
+
+const SECCOMP: Node = Object(&[
+    ("defaultAction", Leaf),
+    ("defaultErrnoRet", Leaf),
+    ("architectures", Leaf),
+    ("flags", Leaf),
+    ("listenerPath", Leaf),
+    ("listenerMetadata", Leaf),
+    (
+        "syscalls",
+        List(&Object(&[
+            ("names", Leaf),
+            ("action", Leaf),
+            ("errnoRet", Leaf),
+            ("args", List(&Object(&[("index", Leaf), ("value", Leaf), ("valueTwo", Leaf), ("op", Leaf)]))),
+        ])),
+    ),
+]);
+
+/// Unknown fields are told in `log` (the specification wants them ignored, not refused), fields that get lost and
+/// arrays in place of objects are refused.
+pub fn walk(text: &str, log: &mut Vec<String>) -> Result<()> {
+    let mut found = Found::default();
+    let mut json = serde_json::Deserializer::from_str(text);
+    if let Err(error) = (Walk { node: Some(&CONFIG), found: &mut found }).deserialize(&mut json) {
+        return Err(explain(if found.path.is_empty() { "." } else { &found.path }, &error));
+    }
+    if let Some(field) = found.lost {
+        return Err(bad(field, "not supported yet"));
+    }
+    log.extend(found.unknown.into_iter().map(|field| format!("{field}: unknown property, ignored")));
+    Ok(())
+}
+
+/// What a walk has found, and where it is.
+#[derive(Default)]
+struct Found {
+    path: String,
+    unknown: Vec<String>,
+    lost: Option<String>,
+}
+
+/// One step of the walk; without a node it is inside something unknown, where only the depth is watched.
+struct Walk<'a> {
+    node: Option<&'static Node>,
+    found: &'a mut Found,
+}
+
+impl Walk<'_> {
+    /// A line for each unknown field, but not for a million of them.
+    const ENOUGH: usize = 20;
+
+    fn below(&mut self, node: Option<&'static Node>) -> Walk<'_> {
+        Walk { node, found: self.found }
+    }
+
+    fn lost(self, is_set: bool) {
+        if matches!(self.node, Some(Lost)) && is_set {
+            self.found.lost.get_or_insert_with(|| one_line(&self.found.path));
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        match self.node {
+            Some(Leaf) => json.deserialize_ignored_any(IgnoredAny).map(drop),
+            _ => json.deserialize_any(self),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if matches!(self.node, Some(List(_))) { "an array" } else { "an object" })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        let length = self.found.path.len();
+        while let Some(key) = map.next_key::<String>()? {
+            if length > 0 && self.node.is_some() {
+                self.found.path.push('.');
+            }
+            let node = match self.node {
+                None | Some(Leaf | Lost | List(_)) => None,
+                Some(Map(node)) => Some(*node),
+                Some(Object(fields)) => fields.iter().find(|(name, _)| *name == key).map(|(_, node)| node),
+            };
+            if self.node.is_some() {
+                self.found.path.push_str(&key);
+                if node.is_none() && self.found.unknown.len() < Self::ENOUGH {
+                    self.found.unknown.push(one_line(&self.found.path));
+                }
+            }
+            map.next_value_seed(self.below(node))?;
+            self.found.path.truncate(length);
+        }
+        self.lost(true);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        let node = match self.node {
+            Some(List(node)) => Some(*node),
+            Some(Object(_) | Map(_)) => return Err(A::Error::invalid_type(Unexpected::Seq, &"an object")),
+            _ => None,
+        };
+        let length = self.found.path.len();
+        for i in 0.. {
+            if node.is_some() {
+                self.found.path.push_str(&format!("[{i}]"));
+            }
+            let more = seq.next_element_seed(self.below(node))?.is_some();
+            self.found.path.truncate(length);
+            if !more {
+                break;
+            }
+        }
+        self.lost(true);
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
+        self.lost(value);
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
+        self.lost(value != 0);
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        self.lost(true);
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        self.lost(true);
+        Ok(())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<(), E> {
+        self.lost(!value.is_empty());
+        Ok(())
+    }
+}
