@@ -51,7 +51,7 @@ const STRICT: &[fn(&Spec) -> Result<()>] = &[
 ];
 
 const WARNINGS: &[fn(&Spec, &mut Vec<String>)] =
-    &[relative_paths, repeated_devices, ambient, unsupported::ignored_platforms, unsupported::ignored_on_v2];
+    &[relative_paths, repeated_devices, ambient, unsupported::ignored_on_v2];
 
 /// The version of the specification: any 1.x, since those are compatible by their own rule.
 fn version(spec: &Spec) -> Result<()> {

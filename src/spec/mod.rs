@@ -32,12 +32,12 @@ pub use sysctl::sysctl_path;
 /// In the result an empty string is an absent one wherever Go's `omitempty` means that (`namespaces[].path`,
 /// `cgroupsPath`, `hostname`, `mounts[].type` and so on), so that nobody has to ask twice.
 pub fn parse(text: &str, log: &mut Vec<String>) -> Result<Spec> {
+    schema::walk(text, log)?;
     let mut spec = match read(text) {
         Ok(spec) => spec,
         // Only what the type refuses goes the slow way, through a tree that can be repaired.
         Err(error) => repair::reread(text, error, log)?,
     };
-    schema::walk(text, log)?;
     refuse_nul(text)?;
     empty_is_absent(&mut spec);
     Ok(spec)

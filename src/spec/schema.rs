@@ -1,8 +1,9 @@
 //! The fields of runtime-spec 1.3, as a table. oci-spec's type drops what it does not know, and takes an array where an
 //! object belongs (`"linux": []` would be a container without a namespace): this finds both in the text.
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 use std::fmt;
+
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 
 use super::{bad, explain, one_line};
 use crate::error::Result;
@@ -14,6 +15,8 @@ pub enum Node {
     Leaf,
     /// A field that the type cannot hold: refused unless it is empty, false or zero.
     Lost,
+    /// A field for another system: told, and ignored.
+    Foreign,
     /// An array of this.
     List(&'static Node),
     /// An object with free keys.
@@ -22,7 +25,7 @@ pub enum Node {
     Object(&'static [(&'static str, Node)]),
 }
 
-use Node::{Leaf, List, Lost, Map, Object};
+use Node::{Foreign, Leaf, List, Lost, Map, Object};
 
 /// The whole file.
 pub const CONFIG: Node = Object(&[
@@ -35,20 +38,19 @@ pub const CONFIG: Node = Object(&[
     ("hooks", HOOKS),
     ("annotations", Leaf),
     ("linux", LINUX),
-    // Sections of other platforms: see `unsupported`.
-    ("solaris", Leaf),
-    ("windows", Leaf),
+    ("solaris", Foreign),
+    ("windows", Foreign),
     ("vm", Leaf),
-    ("zos", Leaf),
-    ("freebsd", Leaf),
+    ("zos", Foreign),
+    ("freebsd", Foreign),
 ]);
 
 const PROCESS: Node = Object(&[
     ("terminal", Leaf),
     ("consoleSize", Object(&[("height", Leaf), ("width", Leaf)])),
-    ("user", Object(&[("uid", Leaf), ("gid", Leaf), ("umask", Leaf), ("additionalGids", Leaf), ("username", Leaf)])),
+    ("user", Object(&[("uid", Leaf), ("gid", Leaf), ("umask", Leaf), ("additionalGids", Leaf), ("username", Foreign)])),
     ("args", Leaf),
-    ("commandLine", Leaf),
+    ("commandLine", Foreign),
     ("env", Leaf),
     ("cwd", Leaf),
     (
@@ -223,13 +225,14 @@ const SECCOMP: Node = Object(&[
 pub fn walk(text: &str, log: &mut Vec<String>) -> Result<()> {
     let mut found = Found::default();
     let mut json = serde_json::Deserializer::from_str(text);
-    if let Err(error) = (Walk { node: Some(&CONFIG), found: &mut found }).deserialize(&mut json) {
+    let walk = Walk { node: Some(&CONFIG), found: &mut found };
+    if let Err(error) = walk.deserialize(&mut json).and_then(|()| json.end()) {
         return Err(explain(if found.path.is_empty() { "." } else { &found.path }, &error));
     }
     if let Some(field) = found.lost {
         return Err(bad(field, "not supported yet"));
     }
-    log.extend(found.unknown.into_iter().map(|field| format!("{field}: unknown property, ignored")));
+    log.append(&mut found.ignored);
     Ok(())
 }
 
@@ -237,28 +240,40 @@ pub fn walk(text: &str, log: &mut Vec<String>) -> Result<()> {
 #[derive(Default)]
 struct Found {
     path: String,
-    unknown: Vec<String>,
+    ignored: Vec<String>,
     lost: Option<String>,
 }
 
-/// One step of the walk; without a node it is inside something unknown, where only the depth is watched.
+impl Found {
+    /// A line for each field, but not for a million of them.
+    fn ignored(&mut self, why: &str) {
+        const ENOUGH: usize = 20;
+        if self.ignored.len() < ENOUGH {
+            self.ignored.push(format!("{}: {why}", one_line(&self.path)));
+        }
+    }
+}
+
+/// One step of the walk; without a node it is inside something that is ignored, where only the depth is watched.
 struct Walk<'a> {
     node: Option<&'static Node>,
     found: &'a mut Found,
 }
 
 impl Walk<'_> {
-    /// A line for each unknown field, but not for a million of them.
-    const ENOUGH: usize = 20;
-
     fn below(&mut self, node: Option<&'static Node>) -> Walk<'_> {
         Walk { node, found: self.found }
     }
 
-    fn lost(self, is_set: bool) {
-        if matches!(self.node, Some(Lost)) && is_set {
-            self.found.lost.get_or_insert_with(|| one_line(&self.found.path));
+    /// A value that is not walked into; whether it asks for anything.
+    fn value<E: de::Error>(self, is_set: bool, what: Unexpected<'_>) -> Result<(), E> {
+        match self.node {
+            Some(Object(_) | Map(_) | List(_)) => return Err(E::invalid_type(what, &self)),
+            Some(Lost) if is_set => self.found.lost = Some(one_line(&self.found.path)),
+            Some(Foreign) if is_set => self.found.ignored("ignored, it is for another system"),
+            Some(Leaf | Lost | Foreign) | None => {}
         }
+        Ok(())
     }
 }
 
@@ -281,47 +296,50 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        let (fields, free) = match self.node {
+            Some(Object(fields)) => (*fields, None),
+            Some(Map(node)) => (&[][..], Some(*node)),
+            _ => {
+                while map.next_key::<IgnoredAny>()?.is_some() {
+                    map.next_value_seed(self.below(None))?;
+                }
+                return self.value(true, Unexpected::Map);
+            }
+        };
         let length = self.found.path.len();
         while let Some(key) = map.next_key::<String>()? {
-            if length > 0 && self.node.is_some() {
+            if length > 0 {
                 self.found.path.push('.');
             }
-            let node = match self.node {
-                None | Some(Leaf | Lost | List(_)) => None,
-                Some(Map(node)) => Some(*node),
-                Some(Object(fields)) => fields.iter().find(|(name, _)| *name == key).map(|(_, node)| node),
-            };
-            if self.node.is_some() {
-                self.found.path.push_str(&key);
-                if node.is_none() && self.found.unknown.len() < Self::ENOUGH {
-                    self.found.unknown.push(one_line(&self.found.path));
-                }
+            self.found.path.push_str(&key);
+            let node = free.or_else(|| fields.iter().find(|(name, _)| *name == key).map(|(_, node)| node));
+            if node.is_none() {
+                self.found.ignored("unknown property, ignored");
             }
             map.next_value_seed(self.below(node))?;
             self.found.path.truncate(length);
         }
-        self.lost(true);
         Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
-        let node = match self.node {
-            Some(List(node)) => Some(*node),
-            Some(Object(_) | Map(_)) => return Err(A::Error::invalid_type(Unexpected::Seq, &"an object")),
-            _ => None,
+        let Some(List(node)) = self.node else {
+            // `[]` is nothing that is asked for.
+            let mut is_set = false;
+            while !matches!(self.node, Some(Object(_) | Map(_))) && seq.next_element_seed(self.below(None))?.is_some() {
+                is_set = true;
+            }
+            return self.value(is_set, Unexpected::Seq);
         };
         let length = self.found.path.len();
         for i in 0.. {
-            if node.is_some() {
-                self.found.path.push_str(&format!("[{i}]"));
-            }
-            let more = seq.next_element_seed(self.below(node))?.is_some();
+            self.found.path.push_str(&format!("[{i}]"));
+            let more = seq.next_element_seed(self.below(Some(node)))?.is_some();
             self.found.path.truncate(length);
             if !more {
                 break;
             }
         }
-        self.lost(true);
         Ok(())
     }
 
@@ -329,28 +347,23 @@ impl<'de> Visitor<'de> for Walk<'_> {
         Ok(())
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
-        self.lost(value);
-        Ok(())
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<(), E> {
+        self.value(value, Unexpected::Bool(value))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
-        self.lost(value != 0);
-        Ok(())
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<(), E> {
+        self.value(value != 0, Unexpected::Unsigned(value))
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        self.lost(true);
-        Ok(())
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<(), E> {
+        self.value(value != 0, Unexpected::Signed(value))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        self.lost(true);
-        Ok(())
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<(), E> {
+        self.value(value != 0.0, Unexpected::Float(value))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<(), E> {
-        self.lost(!value.is_empty());
-        Ok(())
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<(), E> {
+        self.value(!value.is_empty(), Unexpected::Str(value))
     }
 }

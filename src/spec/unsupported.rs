@@ -1,4 +1,4 @@
-//! What tare does not do yet, refused by its name; and what no runtime does on cgroup v2 or on Linux, told in the log.
+//! What tare does not do yet, refused by its name; and what no runtime does on cgroup v2, told in the log.
 //! What is empty, false or zero asks for nothing and is never refused.
 
 use oci_spec::runtime::{
@@ -146,22 +146,6 @@ pub fn seccomp(spec: &Spec) -> Result<()> {
     match seccomp.syscalls().iter().flatten().position(|s| s.action() == NOTIFY) {
         Some(i) => notify(format!("linux.seccomp.syscalls[{i}].action")),
         None => Ok(()),
-    }
-}
-
-/// A config.json may serve several systems, so these are not refused.
-pub fn ignored_platforms(spec: &Spec, log: &mut Vec<String>) {
-    let process = spec.process().as_ref();
-    for (field, there) in [
-        ("windows", spec.windows().is_some()),
-        ("solaris", spec.solaris().is_some()),
-        ("zos", spec.zos().is_some()),
-        ("process.commandLine", process.is_some_and(|p| filled(p.command_line()))),
-        ("process.user.username", process.is_some_and(|p| filled(p.user().username()))),
-    ] {
-        if there {
-            log.push(format!("{field}: ignored, it is for another system"));
-        }
     }
 }
 
