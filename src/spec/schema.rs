@@ -306,13 +306,19 @@ impl<'de> Visitor<'de> for Walk<'_> {
                 return self.value(true, Unexpected::Map);
             }
         };
+        // Go takes the last of two, others the first: nobody can mean that.
+        let mut seen = vec![false; fields.len()];
         let length = self.found.path.len();
         while let Some(key) = map.next_key::<String>()? {
             if length > 0 {
                 self.found.path.push('.');
             }
             self.found.path.push_str(&key);
-            let node = free.or_else(|| fields.iter().find(|(name, _)| *name == key).map(|(_, node)| node));
+            let at = fields.iter().position(|(name, _)| *name == key);
+            if at.is_some_and(|i| std::mem::replace(&mut seen[i], true)) {
+                return Err(de::Error::custom("given twice"));
+            }
+            let node = free.or(at.map(|i| &fields[i].1));
             if node.is_none() {
                 self.found.ignored("unknown property, ignored");
             }
