@@ -1,0 +1,120 @@
+//! What config.json may say and oci-spec's type cannot read: put right in the JSON tree, then read again.
+//!
+//! runc reads with Go's decoder, which takes null for absent and leaves the words (capabilities, flags) to later code;
+//! oci-spec reads them with the file. Each function here is one such difference.
+
+use oci_spec::runtime::{Capability, Spec};
+use serde_json::{Map, Value};
+
+use super::{explain, one_line};
+use crate::error::{Error, Result};
+
+/// Reads `text` once more, repaired. When there was nothing to repair, the `error` of the first reading stands: it
+/// has the line.
+pub fn reread(text: &str, error: Error, log: &mut Vec<String>) -> Result<Spec> {
+    let Ok(mut tree) = serde_json::from_str::<Value>(text) else { return Err(error) };
+    let before = tree.clone();
+    drop_null(&mut tree);
+    if let Some(process) = object(&mut tree, "process") {
+        // Required by the specification's text, not by its schema; runc takes root.
+        process.entry("user").or_insert_with(|| Value::Object(Map::new()));
+        capabilities(process, log);
+        scheduler_flags(process);
+        affinity(process);
+    }
+    if let Some(resources) = object(&mut tree, "linux").and_then(|linux| linux.get_mut("resources")) {
+        device_rules(resources);
+        hugepages(resources, log);
+    }
+    if tree == before {
+        return Err(error);
+    }
+    serde_path_to_error::deserialize(tree).map_err(|e| explain(&e.path().to_string(), e.inner()))
+}
+
+/// The member of that name, if both are objects.
+fn object<'a>(tree: &'a mut Value, name: &str) -> Option<&'a mut Map<String, Value>> {
+    tree.get_mut(name)?.as_object_mut()
+}
+
+/// The elements of the array of that name.
+fn list<'a>(tree: Option<&'a mut Value>, name: &str) -> impl Iterator<Item = &'a mut Value> {
+    tree.and_then(|t| t.get_mut(name)).and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+/// Go writes null for a nil list, and reads null as absent.
+fn drop_null(tree: &mut Value) {
+    match tree {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(drop_null);
+        }
+        Value::Array(list) => list.iter_mut().for_each(drop_null),
+        _ => {}
+    }
+}
+
+/// A capability that only a newer kernel has is no reason not to run (runc warns as well).
+fn capabilities(process: &mut Map<String, Value>, log: &mut Vec<String>) {
+    let Some(sets) = process.get_mut("capabilities").and_then(Value::as_object_mut) else { return };
+    let mut unknown = Vec::new();
+    for set in sets.values_mut().filter_map(Value::as_array_mut) {
+        // What is no string is left for the type to refuse.
+        set.retain(|name| match name.as_str() {
+            Some(text) if serde_json::from_value::<Capability>(name.clone()).is_err() => {
+                unknown.push(one_line(text));
+                false
+            }
+            _ => true,
+        });
+    }
+    unknown.sort();
+    unknown.dedup();
+    if !unknown.is_empty() {
+        log.push(format!(
+            "process.capabilities: ignoring unknown or unavailable capabilities: [{}]",
+            unknown.join(" ")
+        ));
+    }
+}
+
+/// oci-spec spells two flags in its own way.
+fn scheduler_flags(process: &mut Map<String, Value>) {
+    for flag in list(process.get_mut("scheduler"), "flags") {
+        match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => *flag = "SCHED_RESET_ON_FORK".into(),
+            Some("SCHED_FLAG_DL_OVERRUN") => *flag = "SCHED_FLAG_D_L_OVERRUN".into(),
+            _ => {}
+        }
+    }
+}
+
+/// The schema allows spaces and the empty list in `execCPUAffinity`, oci-spec does not.
+fn affinity(process: &mut Map<String, Value>) {
+    let Some(affinity) = process.get_mut("execCPUAffinity").and_then(Value::as_object_mut) else { return };
+    for cpus in affinity.values_mut() {
+        if let Some(text) = cpus.as_str().filter(|t| t.contains(' ')) {
+            *cpus = text.replace(' ', "").into();
+        }
+    }
+    affinity.retain(|_, cpus| cpus.as_str() != Some(""));
+}
+
+/// A device rule of type "" is for all types.
+fn device_rules(resources: &mut Value) {
+    for rule in list(Some(resources), "devices") {
+        if let Some(kind) = rule.get_mut("type").filter(|t| t.as_str() == Some("")) {
+            *kind = "a".into();
+        }
+    }
+}
+
+/// The specification's limit is unsigned, oci-spec's is not; both ends mean "no limit".
+fn hugepages(resources: &mut Value, log: &mut Vec<String>) {
+    for (i, page) in list(Some(resources), "hugepageLimits").enumerate() {
+        if let Some(limit) = page.get_mut("limit").filter(|l| l.as_u64().is_some_and(|l| i64::try_from(l).is_err())) {
+            log.push(format!("linux.resources.hugepageLimits[{i}].limit: {limit} taken as {}", i64::MAX));
+            *limit = i64::MAX.into();
+        }
+    }
+}
