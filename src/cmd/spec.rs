@@ -4,19 +4,20 @@ use std::io::Write;
 
 use crate::cli::Spec;
 use crate::error::{Doing, Error, Result};
-use crate::seccomp::profiles;
-use crate::spec;
+use crate::seccomp;
+use crate::{host, spec};
 use crate::sys::Call;
 
 /// `tare spec`
 pub fn spec(args: &Spec) -> Result<i32> {
     let profile = match &args.seccomp {
-        Some(name) => Some(profiles::builtin(name).ok_or_else(|| {
-            Error::new(format!("no profile {name:?}: there are {}", profiles::NAMES.join(", "))).field("--seccomp")
+        Some(name) => Some(seccomp::builtin(name).ok_or_else(|| {
+            Error::new(format!("no profile {name:?}: there are {}", seccomp::NAMES.join(", "))).field("--seccomp")
         })?),
         None => None,
     };
-    let text = spec::default_config(args.rootless, profile)?;
+    let me = || spec::Rootless { uid: host::euid(), gid: host::egid() };
+    let text = spec::default_config(args.rootless.then(me), profile)?;
     let path = args.bundle.join("config.json");
     let file = std::fs::File::options().write(true).create_new(true).open(&path).call("open", || format!("{path:?}"));
     let mut file = match file {

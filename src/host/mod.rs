@@ -82,3 +82,13 @@ pub fn write_oom_score_adj(pid: i32, value: i32) -> Result<()> {
         .call("write", || format!("{path}, {value}"))
         .doing("set oom_score_adj")
 }
+
+/// The caller's effective user id.
+pub fn euid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// The caller's effective group id.
+pub fn egid() -> u32 {
+    rustix::process::getegid().as_raw()
+}

@@ -11,9 +11,10 @@ mod resources;
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxSeccomp, Spec};
+use oci_spec::runtime::{LinuxSeccomp, Spec};
 use serde::Serialize;
 
+use crate::cgroup::devices::Rule;
 use crate::cgroup::limits::Write;
 use crate::error::{Error, Origin, Result};
 use crate::sys::mount::{Attr, FsOption};
@@ -142,7 +143,7 @@ pub enum Op {
         writes: Vec<Write>,
     },
     /// Attaches the device filter.
-    DeviceFilter { rules: Vec<LinuxDeviceCgroup> },
+    DeviceFilter { rules: Vec<Rule> },
     /// Writes oom_score_adj of the child.
     OomScoreAdj { value: i32 },
     /// Compiles the filter, or takes it from the cache, and hands it to the child.

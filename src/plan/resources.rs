@@ -26,7 +26,9 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options, steps: &mut Steps, lo
             steps.after(Origin::field("linux.resources"), Op::LimitCgroup { writes });
         }
     }
-    let rules = resources.and_then(|r| r.devices().clone()).unwrap_or_default();
+    let listed = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
+    let nodes = linux.and_then(|l| l.devices().as_deref()).unwrap_or_default();
+    let rules = cgroup::devices::rules(listed, nodes)?;
     steps.after(Origin::field("linux.resources.devices"), Op::DeviceFilter { rules });
     Ok(Some(path))
 }

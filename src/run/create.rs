@@ -303,7 +303,7 @@ impl Waiting<'_, '_> {
         let cgroup = || half.prepared.cgroup.as_ref().ok_or_else(|| Error::new("there is no cgroup"));
         match op {
             Op::LimitCgroup { writes } => cgroup()?.apply(writes),
-            Op::DeviceFilter { rules } => cgroup::devices::attach(cgroup()?, rules),
+            Op::DeviceFilter { rules } => cgroup::devices::apply(cgroup()?, rules),
             Op::OomScoreAdj { value } => host::write_oom_score_adj(pid, *value),
             Op::CompileSeccomp { profile } => {
                 let cache = antechamber::shared_folder("seccomp").ok();

@@ -22,6 +22,9 @@ use serde_json::Value;
 
 use crate::error::{Error, Origin, Result};
 
+/// The runtime-spec that is implemented.
+pub const VERSION: &str = "1.3.0";
+
 pub use check::check;
 pub use default::{Rootless, default_config};
 pub use features::features;

@@ -295,7 +295,8 @@ impl Container {
             return Ok(Status::Stopped);
         }
         if let Some(cgroup) = &state.cgroup
-            && cgroup::is_frozen_at(&cgroup.path)
+            && let Some(cgroup) = cgroup::open_existing(&cgroup.path)?
+            && cgroup.is_frozen()?
         {
             return Ok(Status::Paused);
         }

@@ -2,6 +2,7 @@
 //! prints as strace would.
 #![allow(unsafe_code)]
 
+pub mod bpf;
 pub mod clone;
 pub mod mount;
 pub mod page;

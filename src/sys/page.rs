@@ -15,6 +15,9 @@ pub const SIZE: usize = 4096;
 /// The page, mapped.
 pub struct Page(NonNull<u8>);
 
+// SAFETY: the mapping is shared memory that no thread owns; nothing else in this process points into it.
+unsafe impl Send for Page {}
+
 impl Page {
     /// A new, empty page and the descriptor by which another process maps it.
     pub fn new() -> Result<(Page, OwnedFd)> {
