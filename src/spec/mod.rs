@@ -1,6 +1,6 @@
 //! Reading and checking config.json. A parser takes text: opening files is the caller's job.
 //!
-//! The way in is [`parse`], then [`check`]: after both, what tare does not do is refused, what it ignores is in the
+//! The way in is [`parse`], then [`check`](check()): after both, what tare does not do is refused, what it ignores is in the
 //! log, and no string of the configuration holds a NUL.
 #![allow(dead_code, unused_imports)] // until the commands use it
 
@@ -97,6 +97,9 @@ fn refuse_nul(text: &str) -> Result<()> {
     }
     if !text.contains("\\u0000") {
         return Ok(());
+    }
+    if text.len() > repair::LARGEST {
+        return Err(bad("config.json", "contains a NUL byte"));
     }
     match find(&read::<Value>(text)?, "") {
         Some(path) => Err(bad(one_line(&path), "contains a NUL byte")),

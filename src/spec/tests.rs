@@ -144,6 +144,23 @@ fn texts_that_are_no_config() {
     }
 }
 
+/// The largest files cost one line as well, and no tree many times their size.
+#[test]
+fn fifty_megabytes() {
+    // A tenth of that where the parser is not optimised.
+    let size = if cfg!(debug_assertions) { 5_000_000 } else { 50_000_000 };
+    let zeros = "0,".repeat(size / 2);
+    let nul = format!(r#""{}\u0000""#, "x".repeat(size));
+    for (text, field, why) in [
+        (format!(r#"{{"x": [{zeros}"#), "x", "ends too early"),
+        (format!(r#"{{"x": [{zeros}0], "process": null}}"#), "ociVersion", "missing"),
+        (format!(r#"{{"process": {{"args": [{zeros}0]}}}}"#), "process.args[0]", "invalid type: integer"),
+        (format!(r#"{{"hostname": {nul}}}"#), "config.json", "NUL"),
+    ] {
+        assert_eq!(amiss(&text, field, why), None);
+    }
+}
+
 #[test]
 fn what_engines_write_passes() {
     for (name, text, lines) in [
