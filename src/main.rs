@@ -1,7 +1,6 @@
 //! tare: a low-level OCI container runtime.
 
 mod error;
-#[allow(dead_code)]
 mod seccomp;
 mod sys;
 
