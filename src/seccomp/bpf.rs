@@ -23,7 +23,9 @@ const KILL: sock_filter = ret(SECCOMP_RET_KILL_THREAD);
 
 /// A program that decides the calls of one architecture, entered with the call's number loaded. Returns on every path.
 pub struct Part {
+    /// Whose calls.
     pub arch: Arch,
+    /// Its instructions.
     pub program: Vec<sock_filter>,
 }
 

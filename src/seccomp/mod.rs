@@ -4,6 +4,9 @@
 //! newer calls before it → one program. Only that is cached: errors and warnings come from the first step, so a hit and
 //! a miss report the same.
 
+// Until the parent uses it.
+
+
 mod arch;
 mod bpf;
 mod cache;
@@ -23,7 +26,6 @@ use oci_spec::runtime::LinuxSeccomp;
 use crate::error::Result;
 use rules::Rules;
 
-#[allow(unused_imports)]
 pub use profiles::{NAMES, builtin};
 
 /// A compiled profile, ready for `seccomp(SECCOMP_SET_MODE_FILTER, flags, {len, bpf})`.
