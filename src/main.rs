@@ -1,5 +1,6 @@
 //! tare: a low-level OCI container runtime.
 
+mod cgroup;
 mod error;
 mod sys;
 

@@ -2,6 +2,8 @@
 //! prints as strace would.
 #![allow(unsafe_code)]
 
+pub mod bpf;
+
 use std::fmt;
 
 use nix::errno::Errno;

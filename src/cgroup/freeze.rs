@@ -1,0 +1,183 @@
+//! `cgroup.events`, and what is waited for in it: that no process is left, that all are frozen.
+//!
+//! The kernel wakes a poll(2) for POLLPRI when the file has changed since it was last read, so nothing is missed between
+//! a read and the poll after it. Nobody waits without an end.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
+
+use super::fs::{Cgroup, gone, open_file, read, write};
+use crate::error::{Doing, Error, Origin, Result};
+use crate::sys::{self, Call};
+
+/// How long every process may take to freeze or to go: as long as runc gives it to freeze. One in an uninterruptible
+/// sleep takes as long as its device does.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What `cgroup.events` says, of the cgroup and of all below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Events {
+    /// There are processes. A zombie is none.
+    pub populated: bool,
+    /// All processes are stopped, by this cgroup or one above it; or there are none and they would be.
+    pub frozen: bool,
+}
+
+/// A cgroup that is gone has no processes.
+const GONE: Events = Events { populated: false, frozen: false };
+
+/// The open `cgroup.events` of a cgroup: to be polled for POLLPRI, and read after each wake-up.
+#[derive(Debug)]
+pub struct Watch(Option<OwnedFd>);
+
+impl Watch {
+    /// What it says now.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read(&self) -> Result<Events> {
+        let Some(file) = &self.0 else { return Ok(GONE) };
+        let mut buffer = [0; 256];
+        // The kernel shows the file whole in one read, and only from its beginning.
+        let read = rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut buffer, 0));
+        match read.call("pread", || "\"cgroup.events\"".into()) {
+            Ok(n) => Ok(parse(&String::from_utf8_lossy(&buffer[..n]))),
+            Err(e) if gone(e.errno) => Ok(GONE),
+            Err(e) => Err(Error::sys("read the state of the container's cgroup", e)),
+        }
+    }
+
+    /// The descriptor to poll, unless the cgroup is gone.
+    pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.0.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Waits until `done`, and at most until `deadline`. Says what it was at the end.
+    ///
+    /// # Errors
+    /// The file cannot be read or polled.
+    pub fn wait(&self, deadline: Instant, done: impl Fn(Events) -> bool) -> Result<Events> {
+        loop {
+            let events = self.read()?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Some(file) = self.0.as_ref().filter(|_| !done(events) && !left.is_zero()) else { return Ok(events) };
+            poll(file.as_fd(), left).doing("wait for the container's cgroup")?;
+        }
+    }
+}
+
+/// Sleeps until the file has changed, and no longer than `left`.
+fn poll(file: BorrowedFd<'_>, left: Duration) -> sys::Result<()> {
+    let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+    match rustix::event::poll(&mut [PollFd::new(&file, PollFlags::PRI)], Some(&timeout)) {
+        Err(rustix::io::Errno::INTR) => Ok(()),
+        other => other.map(drop).call("poll", || "\"cgroup.events\", POLLPRI".into()),
+    }
+}
+
+/// Lines of a key and 0 or 1; a newer kernel may have more of them.
+fn parse(text: &str) -> Events {
+    let is_set = |key: &str| text.lines().any(|line| line.split_once(' ') == Some((key, "1")));
+    Events { populated: is_set("populated"), frozen: is_set("frozen") }
+}
+
+impl Cgroup {
+    /// Opens `cgroup.events`.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn watch(&self) -> Result<Watch> {
+        match open_file(self.as_fd(), "cgroup.events", OFlags::RDONLY) {
+            Ok(file) => Ok(Watch(Some(file))),
+            Err(e) if gone(e.errno) => Ok(Watch(None)),
+            Err(e) => Err(Error::sys("look at the container's cgroup", e).at(self.origin())),
+        }
+    }
+
+    /// What `cgroup.events` says now.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn events(&self) -> Result<Events> {
+        self.watch()?.read()
+    }
+
+    /// Whether there are processes, in it or below it.
+    ///
+    /// # Errors
+    /// See [`Cgroup::events`].
+    pub fn populated(&self) -> Result<bool> {
+        Ok(self.events()?.populated)
+    }
+
+    /// Whether this cgroup is frozen or freezing by its own `cgroup.freeze`: not whether one above it is.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn is_frozen(&self) -> Result<bool> {
+        match read(self.as_fd(), "cgroup.freeze") {
+            Ok(value) => Ok(value.trim() == "1"),
+            Err(e) if gone(e.errno) => Ok(false),
+            Err(e) => Err(Error::sys("look whether the container is paused", e).at(self.origin())),
+        }
+    }
+
+    /// Stops all processes, and returns when the last one has stopped. One that does not within [`PATIENCE`] undoes it.
+    ///
+    /// # Errors
+    /// The cgroup is gone; not all processes could be stopped.
+    pub fn freeze(&self) -> Result<()> {
+        self.set_frozen(true)?;
+        if self.watch()?.wait(Instant::now() + PATIENCE, |events| events.frozen)?.frozen {
+            return Ok(());
+        }
+        let error = Error::new(format!("not all processes could be frozen within {} s", PATIENCE.as_secs()));
+        let error = error.at(self.origin()).hint("a process in an uninterruptible sleep (state D in ps) cannot be");
+        Err(error.and(self.set_frozen(false)))
+    }
+
+    /// Lets all processes go on.
+    ///
+    /// # Errors
+    /// The cgroup is gone; one above it is frozen as well.
+    pub fn thaw(&self) -> Result<()> {
+        self.set_frozen(false)?;
+        if !self.watch()?.wait(Instant::now() + PATIENCE, |events| !events.frozen)?.frozen {
+            return Ok(());
+        }
+        let error = Error::new("the container's cgroup is still frozen").at(self.origin());
+        Err(error.hint("a cgroup above it is frozen: write 0 to its cgroup.freeze"))
+    }
+
+    fn set_frozen(&self, frozen: bool) -> Result<()> {
+        let (value, doing) = if frozen { ("1", "freeze") } else { ("0", "thaw") };
+        write(self.as_fd(), "cgroup.freeze", value)
+            .doing(format!("{doing} the container's cgroup"))
+            .map_err(|e| e.at(self.origin()))
+    }
+
+    /// Names the cgroup in an error that no field of config.json is to blame for.
+    pub(super) fn origin(&self) -> Origin {
+        Origin::new("cgroup", self.path().display().to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events() {
+        for (text, populated, frozen) in [
+            ("populated 1\nfrozen 0\n", true, false),
+            ("populated 0\nfrozen 1\n", false, true),
+            ("new 7\npopulated 1\nfrozen 1\n", true, true),
+            ("", false, false),
+        ] {
+            assert_eq!(parse(text), Events { populated, frozen });
+        }
+    }
+}
