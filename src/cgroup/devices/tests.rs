@@ -293,8 +293,7 @@ fn root_a_subgroup_cannot_widen() {
 fn root_verifier_takes_many_rules() {
     let place = Place::new("devices-many");
     let cgroup = place.create("c");
-    for n in [1, 7, 64, 500, 1000, 1200, 1500, 1800, 1900] {
- let t=std::time::Instant::now();let p=program(&many(n)); let t1=t.elapsed();let r=bpf::load_device_program(&p, c"Apache-2.0", "x"); eprintln!("{n} {} {t1:?} {:?} {:?}", p.len(), t.elapsed(), r.is_ok());
+    for n in [1, 7, 64, 500, 1500] {
         apply(&super::super::open_existing(cgroup.path()).unwrap().unwrap(), &many(n)).unwrap();
     }
     let list: Vec<Rule> = many(500).into_iter().chain(of("[]")).collect();
