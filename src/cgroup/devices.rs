@@ -150,14 +150,12 @@ fn allows_everything(effective: &[Rule]) -> bool {
     effective.iter().all(|rule| rule.allow) && effective.last().is_some_and(Rule::is_everything)
 }
 
-// Registers: the result; the context (struct bpf_cgroup_dev_ctx: u32 access_type, major, minor); what is in it.
+// Registers: the result; the context (struct bpf_cgroup_dev_ctx: u32 access_type, major, minor); the kinds of access that
+// no rule has decided yet; what a rule looks at.
 const RESULT: u8 = 0;
 const CONTEXT: u8 = 1;
-const TYPE: u8 = 2;
-const ACCESS: u8 = 3;
-const MAJOR: u8 = 4;
-const MINOR: u8 = 5;
-const SCRATCH: u8 = 6;
+const ACCESS: u8 = 2;
+const LOOK: u8 = 3;
 
 // Instruction classes and operations of linux/bpf_common.h are in libc; those that eBPF added are from linux/bpf.h.
 const BPF_ALU64: u32 = 0x07;
@@ -178,34 +176,37 @@ const EXIT: u8 = (libc::BPF_JMP | BPF_EXIT) as u8;
 
 /// The program: 1 allows the access, 0 denies it. ACCESS holds the kinds of access that no rule has decided yet, so that
 /// the rules can be asked from the last to the first and the first answer counts.
+///
+/// Each rule loads what it looks at anew. Kept in registers, the verifier would carry what each comparison tells it about
+/// them through all the rules behind: 500 rules took it 250 ms and 1200 were too many; so they take 9 ms, and Docker's list
+/// 0.17 ms instead of 0.24 (Linux 6.18).
 pub fn program(rules: &[Rule]) -> Vec<Insn> {
     let op = |code, dst, imm| Insn::new(code, dst, 0, 0, imm);
     let load = |dst, offset| Insn::new(LOAD, dst, CONTEXT, offset, 0);
     // access_type is the kinds of access in the upper half, the device's type in the lower.
-    let mut code = vec![load(TYPE, 0), op(AND, TYPE, 0xffff), load(ACCESS, 0), op(SHIFT_RIGHT, ACCESS, 16)];
-    code.extend([load(MAJOR, 4), load(MINOR, 8)]);
+    let mut code = vec![load(ACCESS, 0), op(SHIFT_RIGHT, ACCESS, 16)];
+    let is_type = |kind| [load(LOOK, 0), op(AND, LOOK, 0xffff), op(JUMP_IF_NOT, LOOK, kind)];
+    // The bits of the number, whatever its sign as an i32.
+    let is_number = |offset, n: u32| [load(LOOK, offset), op(JUMP_IF_NOT, LOOK, n as i32)];
 
     let rules = effective(rules);
     for rule in &rules {
         // Jumps to the next rule are filled in once its place is known.
-        let mut block = Vec::with_capacity(8);
+        let mut block = Vec::with_capacity(12);
         match rule.kind {
             Kind::Any => {}
-            Kind::Block => block.push(op(JUMP_IF_NOT, TYPE, bpf::BPF_DEVCG_DEV_BLOCK)),
-            Kind::Char => block.push(op(JUMP_IF_NOT, TYPE, bpf::BPF_DEVCG_DEV_CHAR)),
+            Kind::Block => block.extend(is_type(bpf::BPF_DEVCG_DEV_BLOCK)),
+            Kind::Char => block.extend(is_type(bpf::BPF_DEVCG_DEV_CHAR)),
         }
-        // The bits of the number, whatever its sign as an i32.
-        block.extend(rule.major.map(|major| op(JUMP_IF_NOT, MAJOR, major as i32)));
-        block.extend(rule.minor.map(|minor| op(JUMP_IF_NOT, MINOR, minor as i32)));
+        block.extend(rule.major.into_iter().flat_map(|major| is_number(4, major)));
+        block.extend(rule.minor.into_iter().flat_map(|minor| is_number(8, minor)));
         match (rule.allow, rule.access == R | W | M) {
             (_, true) => {}
             // What is allowed here is decided; allowed it is when nothing else was asked for.
             (true, _) => block.extend([op(AND, ACCESS, !rule.access), op(JUMP_IF_NOT, ACCESS, 0)]),
-            (false, _) => block.extend([
-                Insn::new(MOV_REG, SCRATCH, ACCESS, 0, 0),
-                op(AND, SCRATCH, rule.access),
-                op(JUMP_IF, SCRATCH, 0),
-            ]),
+            (false, _) => {
+                block.extend([Insn::new(MOV_REG, LOOK, ACCESS, 0, 0), op(AND, LOOK, rule.access), op(JUMP_IF, LOOK, 0)])
+            }
         }
         block.extend([op(MOV, RESULT, i32::from(rule.allow)), op(EXIT, 0, 0)]);
         let len = block.len();
@@ -279,6 +280,7 @@ fn explain(error: Error) -> Error {
             "device rules need CAP_BPF and CAP_NET_ADMIN (or CAP_SYS_ADMIN) in the initial user namespace, a seccomp profile \
              that allows bpf(2), and no program above that was attached without BPF_F_ALLOW_MULTI",
         ),
+        Some(Errno::E2BIG) => error.hint("there are too many rules for the kernel's verifier, or 64 programs on the cgroup"),
         Some(Errno::ENOSYS) => error.hint("the kernel has no bpf(2), or a seccomp profile hides it"),
         Some(Errno::EINVAL) => error.hint("the kernel was built without CONFIG_CGROUP_BPF, or refuses the program"),
         _ => error,

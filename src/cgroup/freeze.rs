@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 
 use super::fs::{Cgroup, gone, open_file, read, write};
+use super::tree::walk;
 use crate::error::{Doing, Error, Origin, Result};
 use crate::sys::{self, Call};
 
@@ -34,11 +35,20 @@ const GONE: Events = Events { populated: false, frozen: false };
 pub struct Watch(Option<OwnedFd>);
 
 impl Watch {
+    /// Opens it in a cgroup.
+    pub(super) fn open(cgroup: BorrowedFd<'_>) -> sys::Result<Watch> {
+        match open_file(cgroup, "cgroup.events", OFlags::RDONLY) {
+            Ok(file) => Ok(Watch(Some(file))),
+            Err(e) if gone(e.errno) => Ok(Watch(None)),
+            Err(e) => Err(e),
+        }
+    }
+
     /// What it says now.
     ///
     /// # Errors
-    /// The file cannot be read.
-    pub fn read(&self) -> Result<Events> {
+    /// The file cannot be read; a cgroup that is gone is no error.
+    pub fn read(&self) -> sys::Result<Events> {
         let Some(file) = &self.0 else { return Ok(GONE) };
         let mut buffer = [0; 256];
         // The kernel shows the file whole in one read, and only from its beginning.
@@ -46,7 +56,7 @@ impl Watch {
         match read.call("pread", || "\"cgroup.events\"".into()) {
             Ok(n) => Ok(parse(&String::from_utf8_lossy(&buffer[..n]))),
             Err(e) if gone(e.errno) => Ok(GONE),
-            Err(e) => Err(Error::sys("read the state of the container's cgroup", e)),
+            Err(e) => Err(e),
         }
     }
 
@@ -59,12 +69,14 @@ impl Watch {
     ///
     /// # Errors
     /// The file cannot be read or polled.
-    pub fn wait(&self, deadline: Instant, done: impl Fn(Events) -> bool) -> Result<Events> {
+    pub fn wait(&self, deadline: Instant, done: impl Fn(Events) -> bool) -> sys::Result<Events> {
         loop {
             let events = self.read()?;
             let left = deadline.saturating_duration_since(Instant::now());
-            let Some(file) = self.0.as_ref().filter(|_| !done(events) && !left.is_zero()) else { return Ok(events) };
-            poll(file.as_fd(), left).doing("wait for the container's cgroup")?;
+            match &self.0 {
+                Some(file) if !done(events) && !left.is_zero() => poll(file.as_fd(), left)?,
+                _ => return Ok(events),
+            }
         }
     }
 }
@@ -88,13 +100,9 @@ impl Cgroup {
     /// Opens `cgroup.events`.
     ///
     /// # Errors
-    /// It cannot be opened.
+    /// It cannot be opened; a cgroup that is gone is no error.
     pub fn watch(&self) -> Result<Watch> {
-        match open_file(self.as_fd(), "cgroup.events", OFlags::RDONLY) {
-            Ok(file) => Ok(Watch(Some(file))),
-            Err(e) if gone(e.errno) => Ok(Watch(None)),
-            Err(e) => Err(Error::sys("look at the container's cgroup", e).at(self.origin())),
-        }
+        Watch::open(self.as_fd()).doing("look at the container's cgroup").map_err(|e| e.at(self.origin()))
     }
 
     /// What `cgroup.events` says now.
@@ -102,7 +110,7 @@ impl Cgroup {
     /// # Errors
     /// It cannot be read.
     pub fn events(&self) -> Result<Events> {
-        self.watch()?.read()
+        self.watch()?.read().doing("look at the container's cgroup").map_err(|e| e.at(self.origin()))
     }
 
     /// Whether there are processes, in it or below it.
@@ -131,12 +139,30 @@ impl Cgroup {
     /// The cgroup is gone; not all processes could be stopped.
     pub fn freeze(&self) -> Result<()> {
         self.set_frozen(true)?;
-        if self.watch()?.wait(Instant::now() + PATIENCE, |events| events.frozen)?.frozen {
-            return Ok(());
+        // A cgroup that has processes of its own says "frozen" when these are, before those below it are (Linux 6.18,
+        // kernel/cgroup/freezer.c, cgroup_update_frozen): so each one is asked.
+        let deadline = Instant::now() + PATIENCE;
+        let mut all = true;
+        let waited = walk(
+            self.as_fd(),
+            |dir| {
+                let events = Watch::open(dir)?.wait(deadline, |events| events.frozen)?;
+                all &= events.frozen || events == GONE;
+                Ok(())
+            },
+            |_, _| Ok(()),
+        );
+        let frozen = waited.doing("wait for the container's processes to freeze").map_err(|e| e.at(self.origin()));
+        match frozen {
+            Ok(()) if all => Ok(()),
+            Ok(()) => {
+                let error = Error::new(format!("not all processes could be frozen within {} s", PATIENCE.as_secs()));
+                let error =
+                    error.at(self.origin()).hint("a process in an uninterruptible sleep (state D in ps) cannot be");
+                Err(error.and(self.set_frozen(false)))
+            }
+            Err(e) => Err(e.and(self.set_frozen(false))),
         }
-        let error = Error::new(format!("not all processes could be frozen within {} s", PATIENCE.as_secs()));
-        let error = error.at(self.origin()).hint("a process in an uninterruptible sleep (state D in ps) cannot be");
-        Err(error.and(self.set_frozen(false)))
     }
 
     /// Lets all processes go on.
@@ -145,11 +171,17 @@ impl Cgroup {
     /// The cgroup is gone; one above it is frozen as well.
     pub fn thaw(&self) -> Result<()> {
         self.set_frozen(false)?;
-        if !self.watch()?.wait(Instant::now() + PATIENCE, |events| !events.frozen)?.frozen {
+        if !self.wait_for(Instant::now() + PATIENCE, |events| !events.frozen)?.frozen {
             return Ok(());
         }
         let error = Error::new("the container's cgroup is still frozen").at(self.origin());
         Err(error.hint("a cgroup above it is frozen: write 0 to its cgroup.freeze"))
+    }
+
+    /// Waits for what the cgroup's own `cgroup.events` says.
+    pub(super) fn wait_for(&self, deadline: Instant, done: impl Fn(Events) -> bool) -> Result<Events> {
+        let events = self.watch()?.wait(deadline, done);
+        events.doing("wait for the container's cgroup").map_err(|e| e.at(self.origin()))
     }
 
     fn set_frozen(&self, frozen: bool) -> Result<()> {

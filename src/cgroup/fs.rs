@@ -19,8 +19,9 @@ use crate::sys::{self, Call, SysError};
 #[cfg(test)]
 pub(super) mod tests;
 
-/// How often a parent that somebody else removes meanwhile is made again.
-const TRIES: usize = 16;
+/// How often a parent that somebody else removes meanwhile is made again: two or three times are ordinary where pods come
+/// and go; against one who does nothing else, a loop of mkdir takes about as many as it takes him.
+const TRIES: usize = 1000;
 
 /// A container's cgroup.
 #[derive(Debug)]

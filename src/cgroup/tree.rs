@@ -95,7 +95,7 @@ impl Cgroup {
     /// # Errors
     /// There are still some after [`PATIENCE`].
     pub fn wait_empty(&self) -> Result<()> {
-        let events = self.watch()?.wait(Instant::now() + PATIENCE, |events| !events.populated)?;
+        let events = self.wait_for(Instant::now() + PATIENCE, |events| !events.populated)?;
         if events.populated { Err(self.still_populated()) } else { Ok(()) }
     }
 
@@ -116,8 +116,7 @@ impl Cgroup {
             Err(e) if gone(e.errno) => return Ok(()),
             other => other.doing(doing).map_err(at)?,
         };
-        let watch = self.watch()?;
-        // More than one round is only needed while somebody makes new ones, or processes go late.
+        // More than two rounds are only needed while somebody makes new ones, or processes go late.
         for _ in 0..ROUNDS {
             match rmdir(parent.as_fd(), name) {
                 Err(e) if is_busy(e.errno) => {}
@@ -125,12 +124,7 @@ impl Cgroup {
                 other => return other.doing(doing).map_err(at),
             }
             remove_children(self.as_fd()).doing(doing).map_err(at)?;
-            match rmdir(parent.as_fd(), name) {
-                Err(e) if is_busy(e.errno) => {}
-                Err(e) if gone(e.errno) => return Ok(()),
-                other => return other.doing(doing).map_err(at),
-            }
-            if watch.wait(deadline, |events| !events.populated)?.populated {
+            if self.wait_for(deadline, |events| !events.populated)?.populated {
                 return Err(self.still_populated());
             }
         }
@@ -172,7 +166,7 @@ fn remove_children(top: BorrowedFd<'_>) -> sys::Result<()> {
 /// Goes over a cgroup and all below it: `enter` before its children, and `leave`, with the parent and the name, after them
 /// (not for `top`). One that vanishes meanwhile is passed over. One descriptor is open at a time: the way back is "..",
 /// which is safe, since on cgroup v2 a cgroup cannot be moved.
-fn walk(
+pub(super) fn walk(
     top: BorrowedFd<'_>,
     mut enter: impl FnMut(BorrowedFd<'_>) -> sys::Result<()>,
     mut leave: impl FnMut(BorrowedFd<'_>, &CStr) -> sys::Result<()>,

@@ -66,8 +66,10 @@ pub fn accept(listener: impl AsFd) -> Result<(OwnedFd, u32)> {
             r => break r.call("accept4", String::new)?,
         }
     };
-    let peer = rustix::net::sockopt::socket_peercred(&socket).call("getsockopt", || "SO_PEERCRED".into())?;
-    Ok((socket, peer.uid.as_raw()))
+    // The peer's pid is 0 to who is in another pid namespace, which rustix's type for pids cannot hold; nix has plain numbers.
+    let peer = nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerCredentials)
+        .call("getsockopt", || "SO_PEERCRED".into())?;
+    Ok((socket, peer.uid()))
 }
 
 /// Sends one message. A closed peer is `EPIPE`, never SIGPIPE.

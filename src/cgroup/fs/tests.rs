@@ -2,7 +2,7 @@
 //! `unshare -m --propagation private sh -c 'umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; …'`.
 
 use std::os::unix::fs::MetadataExt;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,12 @@ impl Place {
     pub fn create(&self, name: &str) -> Cgroup {
         self.try_create(name).unwrap()
     }
+
+    /// A cgroup as the container makes it in its own: with no controllers enabled for it, so that both may have processes.
+    fn nested(&self, name: &str) -> Cgroup {
+        std::fs::create_dir(self.whole(name)).unwrap();
+        open_existing(&self.whole(name)).unwrap().unwrap()
+    }
 }
 
 impl Drop for Place {
@@ -57,11 +63,15 @@ impl Drop for Place {
     }
 }
 
-/// A process in the cgroup that does nothing.
+/// A process that does nothing, in the cgroup.
 fn sleeper(cgroup: &Cgroup) -> Child {
-    let child = Command::new("sleep").arg("1000").spawn().unwrap();
-    cgroup.attach(child.id() as i32).unwrap();
+    let mut child = idle();
+    cgroup.attach(child.id() as i32).inspect_err(|_| drop(child.kill())).unwrap();
     child
+}
+
+fn idle() -> Child {
+    Command::new("sleep").arg("100").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 fn writes(json: &str) -> Vec<Write> {
@@ -139,7 +149,7 @@ fn root_in_use_is_refused() {
 fn root_freeze_and_kill() {
     let place = Place::new("freeze");
     let cgroup = place.create("c");
-    let below = place.create("c/below");
+    let below = place.nested("c/below");
     let mut children = [sleeper(&cgroup), sleeper(&below)];
     assert!(cgroup.populated().unwrap());
     cgroup.freeze().unwrap();
@@ -190,7 +200,7 @@ fn root_remove_deep_and_wide() {
     for i in 0..40 {
         std::fs::create_dir_all(place.whole(&format!("c/w{i}/x y"))).unwrap();
     }
-    let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+    let mut child = idle();
     std::fs::write(deep.join("cgroup.procs"), child.id().to_string()).unwrap();
     assert_eq!(cgroup.pids().unwrap(), [child.id() as i32]);
     cgroup.kill_all().unwrap();
@@ -218,7 +228,7 @@ fn root_remove_after_a_fork_storm() {
 fn root_signal_all() {
     let place = Place::new("signal");
     let cgroup = place.create("c");
-    let below = place.create("c/below");
+    let below = place.nested("c/below");
     let mut children = [sleeper(&cgroup), sleeper(&below), sleeper(&below)];
     let mut count = 0;
     cgroup
@@ -362,7 +372,7 @@ fn root_entering_fails_with_words() {
         let first = place.host.controllers.split(' ').next().unwrap();
         place.create("c/below");
         assert_eq!(read(cgroup.as_fd(), "cgroup.subtree_control").unwrap().trim(), place.host.controllers, "{first}");
-        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut child = idle();
         let error = cgroup.attach(child.id() as i32).unwrap_err();
         child.kill().unwrap();
         child.wait().unwrap();
