@@ -2,6 +2,10 @@
 //! prints as strace would.
 #![allow(unsafe_code)]
 
+// The shipped binary's allocator; the tests run it everywhere.
+#[cfg(any(target_env = "musl", test))]
+mod alloc;
+
 use std::fmt;
 
 use nix::errno::Errno;
