@@ -2,6 +2,9 @@
 //! prints as strace would.
 #![allow(unsafe_code)]
 
+// The shipped binary's allocator; the tests run it everywhere.
+#[cfg(any(target_env = "musl", test))]
+mod alloc;
 pub mod bpf;
 pub mod clone;
 pub mod mount;
