@@ -83,9 +83,9 @@ impl Report {
             if bytes.len() < sys::page::SIZE {
                 break bytes;
             }
-            shorten(&mut report.doing);
-            if let Some((_, args, _)) = &mut report.call {
-                shorten(args);
+            match &mut report.call {
+                Some((_, args, _)) if args.len() > report.doing.len() => shorten(args),
+                _ => shorten(&mut report.doing),
             }
         };
         bytes

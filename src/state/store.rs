@@ -3,7 +3,7 @@
 //! over clone3(2), since the child would hold it, too.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};

@@ -7,6 +7,9 @@ use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 
 use super::{Call, Result, SysError};
 
+/// include/uapi/linux/sched.h. (The libc crate's constant is an int, in which this bit is lost.)
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// A process made by [`clone3`], by its pid and its pidfd.
 #[derive(Debug)]
 pub struct Child {
@@ -44,7 +47,7 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Child
         cgroup: 0,
     };
     if let Some(fd) = cgroup {
-        cl.flags |= libc::CLONE_INTO_CGROUP as u64;
+        cl.flags |= CLONE_INTO_CGROUP;
         cl.cgroup = fd.as_raw_fd() as u64;
     }
     // SAFETY: `cl` is a valid clone_args of the size given; without CLONE_VM the child runs on a copy of the memory, and
