@@ -231,7 +231,10 @@ pub const SEALED: [&str; 4] = ["create", "run", "exec", "restore"];
 /// `tare --version` and `tare -v` need no subcommand.
 pub fn version_only(args: &[std::ffi::OsString]) -> Option<std::process::ExitCode> {
     let flags = args.iter().skip(1).take_while(|a| a.as_encoded_bytes().starts_with(b"-"));
-    flags.into_iter().any(|a| a == "--version" || a == "-v" || a == "-version").then_some(std::process::ExitCode::SUCCESS)
+    flags
+        .into_iter()
+        .any(|a| a == "--version" || a == "-v" || a == "-version")
+        .then_some(std::process::ExitCode::SUCCESS)
 }
 
 /// Go's flag parser takes one dash for two, and containerd sends `-no-subreaper`: a single-dash word that is the name of
@@ -241,7 +244,8 @@ pub fn long_flags(args: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
     let single = |a: &std::ffi::OsString| {
         let text = a.to_str()?;
         let name = text.strip_prefix('-')?.split('=').next()?;
-        (name.len() > 1 && !name.starts_with('-') && name.starts_with(|c: char| c.is_ascii_lowercase())).then(|| name.to_owned())
+        (name.len() > 1 && !name.starts_with('-') && name.starts_with(|c: char| c.is_ascii_lowercase()))
+            .then(|| name.to_owned())
     };
     if !args.iter().any(|a| single(a).is_some()) {
         return args; // nearly always

@@ -27,7 +27,8 @@ pub fn seal() -> Result<()> {
     }
     let copy = match readonly_mount() {
         Ok(mount) => mount,
-        Err(_) => memfd().map_err(|e| e.hint("neither a read-only mount of the executable nor a copy in memory can be made"))?,
+        Err(_) => memfd()
+            .map_err(|e| e.hint("neither a read-only mount of the executable nor a copy in memory can be made"))?,
     };
     let argv = std::env::args_os().map(|a| CString::new(a.into_vec()).unwrap_or_default()).collect();
     let error = process::exec_again(copy.as_fd(), argv);

@@ -28,7 +28,10 @@ impl Bed {
         let bin = dir.join("rootfs/bin");
         fs::create_dir_all(&bin).unwrap();
         fs::copy("/bin/busybox", bin.join("busybox")).expect("this test needs busybox-static at /bin/busybox");
-        for applet in ["sh", "cat", "sleep", "id", "true", "false", "ls", "touch", "mount", "mknod", "hostname", "stat", "echo", "env", "yes", "head", "grep", "readlink", "mkdir"] {
+        for applet in [
+            "sh", "cat", "sleep", "id", "true", "false", "ls", "touch", "mount", "mknod", "hostname", "stat", "echo",
+            "env", "yes", "head", "grep", "readlink", "mkdir",
+        ] {
             symlink("busybox", bin.join(applet)).unwrap();
         }
         let out = Command::new(tare()).args(["spec", "-b"]).arg(&dir).output().unwrap();
@@ -194,8 +197,14 @@ fn user_groups_environment_and_directory() {
     bed.config["process"]["user"] = json!({"uid": 1000, "gid": 7, "additionalGids": [8, 9], "umask": 63});
     bed.config["process"]["env"] = json!(["PATH=/bin", "A=1", "A=2"]);
     bed.config["process"]["cwd"] = json!("/new/dir");
-    bed.shell("id -u; id -g; id -G; echo $A $HOME; readlink /proc/self/cwd; grep -E 'CapEff|CapAmb|Umask' /proc/self/status");
-    all(bed.run(), 0, "1000\n7\n7 8 9\n2 /home/u\n/new/dir\nUmask:\t0077\nCapEff:\t0000000000000000\nCapAmb:\t0000000000000000");
+    bed.shell(
+        "id -u; id -g; id -G; echo $A $HOME; readlink /proc/self/cwd; grep -E 'CapEff|CapAmb|Umask' /proc/self/status",
+    );
+    all(
+        bed.run(),
+        0,
+        "1000\n7\n7 8 9\n2 /home/u\n/new/dir\nUmask:\t0077\nCapEff:\t0000000000000000\nCapAmb:\t0000000000000000",
+    );
 }
 
 #[test]
@@ -207,9 +216,13 @@ fn bind_mounts_and_links_stay_inside() {
     fs::write(bed.dir.join("data/file"), "hello").unwrap();
     symlink("/../../canary", bed.dir.join("rootfs/link")).unwrap();
     let mounts = bed.config["mounts"].as_array_mut().unwrap();
-    mounts.push(json!({"destination": "/data", "type": "bind", "source": bed.dir.join("data"), "options": ["rbind", "ro"]}));
+    mounts.push(
+        json!({"destination": "/data", "type": "bind", "source": bed.dir.join("data"), "options": ["rbind", "ro"]}),
+    );
     mounts.push(json!({"destination": "/link/sub", "type": "bind", "source": "data", "options": ["bind"]}));
-    mounts.push(json!({"destination": "/one", "type": "bind", "source": bed.dir.join("data/file"), "options": ["bind", "ro"]}));
+    mounts.push(
+        json!({"destination": "/one", "type": "bind", "source": bed.dir.join("data/file"), "options": ["bind", "ro"]}),
+    );
     bed.shell("cat /data/file /canary/sub/file /one; touch /data/x 2>&1 || true");
     all(bed.run(), 0, "hellohellohellotouch: /data/x: Read-only file system");
     assert_eq!(fs::read_dir(&canary).unwrap().count(), 0, "something was made outside the rootfs");
@@ -217,7 +230,9 @@ fn bind_mounts_and_links_stay_inside() {
 
 #[test]
 fn proc_and_sys_are_not_led_elsewhere() {
-    for (place, words) in [("proc", "must be mounted on ordinary directory"), ("sys", "must be mounted on ordinary directory")] {
+    for (place, words) in
+        [("proc", "must be mounted on ordinary directory"), ("sys", "must be mounted on ordinary directory")]
+    {
         let mut bed = Bed::new(&format!("led-{place}"));
         fs::create_dir_all(bed.dir.join("rootfs/other")).unwrap();
         symlink("other", bed.dir.join("rootfs").join(place)).unwrap();
@@ -272,9 +287,14 @@ fn seccomp_with_and_without_no_new_privileges() {
             }
             bed.shell("grep -E 'Seccomp:|CapEff|CapPrm' /proc/self/status; mkdir /dev/shm/x 2>&1");
             let caps = if uid == 0 { "0000000000000020" } else { "0000000000000000" };
-            let want = format!("CapPrm:\t{caps}\nCapEff:\t{caps}\nSeccomp:\t2\nmkdir: can't create directory '/dev/shm/x': Not supported");
+            let want = format!(
+                "CapPrm:\t{caps}\nCapEff:\t{caps}\nSeccomp:\t2\nmkdir: can't create directory '/dev/shm/x': Not supported"
+            );
             for (_, stdout, stderr) in bed.run() {
-                assert!(stdout.trim() == want || stdout.trim() == want.replace("Not supported", "Operation not supported"), "{stdout}{stderr}");
+                assert!(
+                    stdout.trim() == want || stdout.trim() == want.replace("Not supported", "Operation not supported"),
+                    "{stdout}{stderr}"
+                );
             }
         }
     }
@@ -286,7 +306,8 @@ fn every_subset_of_namespaces() {
     for subset in 0..1 << kinds.len() {
         let mut bed = Bed::new(&format!("ns-{subset}"));
         let has = |i: usize| subset & (1 << i) != 0;
-        let chosen: Vec<_> = kinds.iter().enumerate().filter(|(i, _)| has(*i)).map(|(_, k)| json!({"type": k})).collect();
+        let chosen: Vec<_> =
+            kinds.iter().enumerate().filter(|(i, _)| has(*i)).map(|(_, k)| json!({"type": k})).collect();
         bed.config["linux"]["namespaces"] = json!([chosen, vec![json!({"type": "mount"})]].concat());
         bed.config["linux"]["maskedPaths"] = json!([]);
         if !has(3) {
@@ -302,7 +323,14 @@ fn every_subset_of_namespaces() {
             assert_eq!(code, 0, "{subset}: {stderr}");
             let own: Vec<_> = stdout.lines().collect();
             for i in 0..kinds.len() {
-                assert_eq!(own[i] != host[i], has(i), "subset {subset}, {}: {} on the host {}", kinds[i], own[i], host[i]);
+                assert_eq!(
+                    own[i] != host[i],
+                    has(i),
+                    "subset {subset}, {}: {} on the host {}",
+                    kinds[i],
+                    own[i],
+                    host[i]
+                );
             }
         }
     }

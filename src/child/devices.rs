@@ -26,7 +26,14 @@ pub fn is_null(fd: impl AsFd) -> bool {
 
 impl Child<'_> {
     /// mknod(2). A node that is there already is good if it is the same device.
-    pub fn device(&mut self, path: &Path, kind: DeviceKind, number: (u32, u32), mode: u32, owner: (u32, u32)) -> Result<()> {
+    pub fn device(
+        &mut self,
+        path: &Path,
+        kind: DeviceKind,
+        number: (u32, u32),
+        mode: u32,
+        owner: (u32, u32),
+    ) -> Result<()> {
         let (dir, name) = root::parent(&self.in_.rootfs, path).doing("make the device's directory")?;
         let kind = match kind {
             DeviceKind::Char => FileType::CharacterDevice,
@@ -39,10 +46,14 @@ impl Child<'_> {
             Err(e) if e.errno == Errno::EEXIST => {
                 let there = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).call("fstatat", args);
                 let there = there.doing("look at what is in the device's place")?;
-                let same = FileType::from_raw_mode(there.st_mode) == kind && (kind == FileType::Fifo || there.st_rdev == dev);
+                let same =
+                    FileType::from_raw_mode(there.st_mode) == kind && (kind == FileType::Fifo || there.st_rdev == dev);
                 if !same {
-                    return Err(Error::new(format!("the image has something else than the device at {}", path.display()))
-                        .hint("mount a tmpfs on /dev, as every engine does"));
+                    return Err(Error::new(format!(
+                        "the image has something else than the device at {}",
+                        path.display()
+                    ))
+                    .hint("mount a tmpfs on /dev, as every engine does"));
                 }
             }
             r => r.doing("make the device")?,

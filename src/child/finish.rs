@@ -52,9 +52,9 @@ impl Child<'_> {
         if hard <= now {
             return Ok(());
         }
-        process::set_rlimit(resource, soft, hard).doing(format!("raise the hard limit from {now} to {hard}")).map_err(|e| {
-            e.hint("the runtime needs CAP_SYS_RESOURCE to raise a limit")
-        })
+        process::set_rlimit(resource, soft, hard)
+            .doing(format!("raise the hard limit from {now} to {hard}"))
+            .map_err(|e| e.hint("the runtime needs CAP_SYS_RESOURCE to raise a limit"))
     }
 
     /// The limit as config.json has it. What would hinder the runtime itself (open files) is set at last.
@@ -217,8 +217,9 @@ impl Child<'_> {
     /// Open files may be limited to what the runtime itself could not work with, so this comes last.
     fn put_nofile_back(&mut self) -> Result<()> {
         match self.in_.nofile.take() {
-            Some((soft, hard)) => process::set_rlimit(libc::RLIMIT_NOFILE as u32, soft, hard)
-                .doing("put the limit of open files back"),
+            Some((soft, hard)) => {
+                process::set_rlimit(libc::RLIMIT_NOFILE as u32, soft, hard).doing("put the limit of open files back")
+            }
             None => Ok(()),
         }
     }
@@ -248,7 +249,9 @@ fn executable(path: &Path) -> std::result::Result<(), String> {
 /// CVE-2024-21626: a working directory through /proc/self/fd would be one of the host's.
 fn magic_link(e: Error) -> Error {
     match e.errno() {
-        Some(Errno::ELOOP) => e.hint("it leads through a link of /proc (or a loop of links), which could leave the container"),
+        Some(Errno::ELOOP) => {
+            e.hint("it leads through a link of /proc (or a loop of links), which could leave the container")
+        }
         _ => e,
     }
 }

@@ -71,7 +71,8 @@ mod tests {
     #[test]
     fn finds_by_number_and_passes_over_long_lines() {
         let long = format!("x:{}:7:7::/long:/bin/sh\n", "y".repeat(10_000));
-        let text = format!("1000:x:0:0::/byname:/bin/sh\n{long}root:x:0:0:root:/root:/bin/sh\nu:x:1000:1000::/home/u:\n");
+        let text =
+            format!("1000:x:0:0::/byname:/bin/sh\n{long}root:x:0:0:root:/root:/bin/sh\nu:x:1000:1000::/home/u:\n");
         assert_eq!(find(text.as_bytes(), 1000).as_deref(), Some("/home/u"));
         assert_eq!(find(text.as_bytes(), 0).as_deref(), Some("/byname"));
         assert_eq!(find(text.as_bytes(), 7), None);

@@ -15,9 +15,9 @@ use crate::error::{Doing, Error, Origin, Result};
 use crate::faults;
 use crate::plan::{Actor, Op, Plan};
 use crate::run::sync::{self, FromChild, Report, ToChild};
+use crate::sys::clone;
 use crate::sys::page::Page;
 use crate::sys::process::{self, Exec};
-use crate::sys::clone;
 
 /// What the parent opened for a slot.
 pub enum Opened {

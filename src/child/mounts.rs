@@ -66,7 +66,9 @@ impl Child<'_> {
         let onto = if nofollow { self.existing_link(target)? } else { None };
         let onto = match onto {
             Some(link) => link,
-            None if is(&tree, FileType::Directory)? => root::make_dir(&self.in_.rootfs, target).doing("make the target")?,
+            None if is(&tree, FileType::Directory)? => {
+                root::make_dir(&self.in_.rootfs, target).doing("make the target")?
+            }
             None => root::make_file(&self.in_.rootfs, target).doing("make the target")?,
         };
         check_not_proc(&onto, target)?;
@@ -178,11 +180,14 @@ impl Child<'_> {
         };
         let cover = if is(&at, FileType::Directory)? {
             match &self.empty {
-                Some(empty) => mount::open_tree(empty, Path::new(""), false, false).doing("copy the empty directory")?,
+                Some(empty) => {
+                    mount::open_tree(empty, Path::new(""), false, false).doing("copy the empty directory")?
+                }
                 None => {
                     let option = |k: &str, v: &str| (k.to_owned(), Some(v.to_owned()));
                     let options = [option("nr_blocks", "1"), option("nr_inodes", "1"), option("mode", "755")];
-                    let empty = mount::new_fs("tmpfs", &options, libc::MOUNT_ATTR_RDONLY).doing("make an empty directory")?;
+                    let empty =
+                        mount::new_fs("tmpfs", &options, libc::MOUNT_ATTR_RDONLY).doing("make an empty directory")?;
                     self.empty.insert(empty).try_clone().call("dup", String::new).doing("keep the empty directory")?
                 }
             }
@@ -252,7 +257,9 @@ impl Child<'_> {
                 mount::new_fs("proc", &[], 0).doing("make a private procfs")?
             } else {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                rustix::fs::open("/proc", flags, Mode::empty()).call("open", || "\"/proc\"".into()).doing("open /proc")?
+                rustix::fs::open("/proc", flags, Mode::empty())
+                    .call("open", || "\"/proc\"".into())
+                    .doing("open /proc")?
             };
             let fs = rustix::fs::fstatfs(&proc).call("fstatfs", || "/proc".into()).doing("check /proc")?;
             if fs.f_type as i64 != libc::PROC_SUPER_MAGIC as i64 {
@@ -282,7 +289,14 @@ fn check_not_proc(onto: &OwnedFd, target: &Path) -> Result<()> {
 }
 
 /// mount(2), for options beyond what fsconfig(2) takes.
-fn mount_long(fstype: &str, source: &str, onto: &OwnedFd, options: &[FsOption], attrs: u64, target: &Path) -> Result<()> {
+fn mount_long(
+    fstype: &str,
+    source: &str,
+    onto: &OwnedFd,
+    options: &[FsOption],
+    attrs: u64,
+    target: &Path,
+) -> Result<()> {
     let flags = [
         (libc::MOUNT_ATTR_RDONLY, libc::MS_RDONLY),
         (libc::MOUNT_ATTR_NOSUID, libc::MS_NOSUID),

@@ -47,7 +47,14 @@ pub fn start(id: &str, store: &Store) -> Result<i32> {
     starting::start(&container, &state).map(|()| 0)
 }
 
-fn make(args: &Create, global: &Global, store: &Store, signals: &SignalFd, run: bool, log: &mut Log) -> Result<Created> {
+fn make(
+    args: &Create,
+    global: &Global,
+    store: &Store,
+    signals: &SignalFd,
+    run: bool,
+    log: &mut Log,
+) -> Result<Created> {
     if args.console_socket.is_some() {
         return Err(Error::new("not supported yet").field("--console-socket"));
     }

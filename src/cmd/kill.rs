@@ -71,8 +71,20 @@ mod tests {
 
     #[test]
     fn signals() {
-        let good = [("9", 9), ("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("0", 0), ("RTMIN", 34), ("SIGRTMIN+3", 37),
-            ("RTMAX-1", 63), ("64", 64), ("IO", 29), ("poll", 29), ("CLD", 17)];
+        let good = [
+            ("9", 9),
+            ("KILL", 9),
+            ("SIGKILL", 9),
+            ("sigterm", 15),
+            ("0", 0),
+            ("RTMIN", 34),
+            ("SIGRTMIN+3", 37),
+            ("RTMAX-1", 63),
+            ("64", 64),
+            ("IO", 29),
+            ("poll", 29),
+            ("CLD", 17),
+        ];
         for (word, n) in good {
             assert_eq!(number(word).unwrap(), n, "{word}");
         }

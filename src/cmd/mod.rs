@@ -56,7 +56,8 @@ fn root(global: &Global) -> Result<PathBuf> {
 
 /// The lines of `--version`, of which Docker reads the first two.
 pub fn version() -> String {
-    let seccomp = libseccomp::ScmpVersion::current().map(|v| format!("\nlibseccomp: {}.{}.{}", v.major, v.minor, v.micro));
+    let seccomp =
+        libseccomp::ScmpVersion::current().map(|v| format!("\nlibseccomp: {}.{}.{}", v.major, v.minor, v.micro));
     format!(
         "tare version {}\ncommit: {}\nspec: {}{}",
         env!("CARGO_PKG_VERSION"),

@@ -5,8 +5,8 @@ use std::io::Write;
 use crate::cli::Spec;
 use crate::error::{Doing, Error, Result};
 use crate::seccomp;
-use crate::{host, spec};
 use crate::sys::Call;
+use crate::{host, spec};
 
 /// `tare spec`
 pub fn spec(args: &Spec) -> Result<i32> {

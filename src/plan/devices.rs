@@ -8,8 +8,14 @@ use super::{DeviceKind, Facts, Op, Steps, clean};
 use crate::error::{Error, Origin, Result};
 
 /// Supplied by the runtime (config-linux.md, "Default Devices"); numbers as in the kernel's devices.txt.
-const DEFAULT: [(&str, u32, u32); 6] =
-    [("/dev/null", 1, 3), ("/dev/zero", 1, 5), ("/dev/full", 1, 7), ("/dev/random", 1, 8), ("/dev/urandom", 1, 9), ("/dev/tty", 5, 0)];
+const DEFAULT: [(&str, u32, u32); 6] = [
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
 
 const LINKS: [(&str, &str); 4] = [
     ("/dev/fd", "/proc/self/fd"),

@@ -68,13 +68,18 @@ impl Op {
             Op::MakeFs { fstype, .. } => {
                 (format!("fsopen({fstype:?}), fsmount()"), "its options hold devices or paths of the host")
             }
-            Op::CreateCgroup { path } => (format!("mkdir(\"{}\")", path.display()), "the process is born in its cgroup"),
+            Op::CreateCgroup { path } => {
+                (format!("mkdir(\"{}\")", path.display()), "the process is born in its cgroup")
+            }
             Op::LimitCgroup { writes } => {
                 let list: Vec<_> = writes.iter().map(|w| format!("{} = {}", w.file, w.value.trim())).collect();
                 (format!("write({})", list.join(", ")), "limits hold before the container's program runs")
             }
             Op::DeviceFilter { rules } => (
-                format!("bpf(PROG_LOAD, CGROUP_DEVICE), bpf(PROG_ATTACH): {} rules and the default devices", rules.len()),
+                format!(
+                    "bpf(PROG_LOAD, CGROUP_DEVICE), bpf(PROG_ATTACH): {} rules and the default devices",
+                    rules.len()
+                ),
                 "cgroup v2 has no files for devices",
             ),
             Op::OomScoreAdj { value } => (format!("write(oom_score_adj, {value})"), "only the parent may lower it"),
@@ -84,65 +89,89 @@ impl Op {
             Op::AttachRootfs if tree == Tree::OpenTree => {
                 ("open(\"/\")".into(), "the new namespace has the rootfs for its root")
             }
-            Op::AttachRootfs => ("move_mount(rootfs)".into(), "the container's root becomes a mount of the new namespace"),
-            Op::Attach { target, .. } => {
-                (format!("openat2({target:?}, IN_ROOT), move_mount()"), "the target is resolved inside the rootfs, once")
+            Op::AttachRootfs => {
+                ("move_mount(rootfs)".into(), "the container's root becomes a mount of the new namespace")
             }
+            Op::Attach { target, .. } => (
+                format!("openat2({target:?}, IN_ROOT), move_mount()"),
+                "the target is resolved inside the rootfs, once",
+            ),
             Op::Mount { target, fstype, .. } => (
                 format!("fsopen({fstype:?}), fsmount(), move_mount(→ {target:?})"),
                 "made by the process to whose namespaces it belongs",
             ),
             Op::LateReadonly { .. } => ("mount_setattr(RDONLY)".into(), "read-only now that everything in it is made"),
-            Op::Remount { target, .. } => (format!("mount_setattr({target:?})"), "changes what is mounted there already"),
+            Op::Remount { target, .. } => {
+                (format!("mount_setattr({target:?})"), "changes what is mounted there already")
+            }
             Op::Device { path, kind, major, minor, mode, .. } => {
                 let kind = match kind {
                     DeviceKind::Char => "c",
                     DeviceKind::Block => "b",
                     DeviceKind::Fifo => "p",
                 };
-                (format!("mknodat({path:?}, {kind} {major}:{minor}, {mode:04o})"), "a device that the container finds in /dev")
+                (
+                    format!("mknodat({path:?}, {kind} {major}:{minor}, {mode:04o})"),
+                    "a device that the container finds in /dev",
+                )
             }
-            Op::Link { path, target, .. } => (format!("symlinkat({target:?}, {path:?})"), "a link that programs expect"),
-            Op::Sysctl { key, value } => (format!("write(/proc/sys: {key} = {value})"), "through the host's procfs, in the container's namespaces"),
+            Op::Link { path, target, .. } => {
+                (format!("symlinkat({target:?}, {path:?})"), "a link that programs expect")
+            }
+            Op::Sysctl { key, value } => (
+                format!("write(/proc/sys: {key} = {value})"),
+                "through the host's procfs, in the container's namespaces",
+            ),
             Op::Hostname { name } => (format!("sethostname({name:?})"), "the container's own name"),
             Op::Domainname { name } => (format!("setdomainname({name:?})"), "the container's own domain"),
             Op::Mask { path, .. } => (
                 format!("move_mount(/dev/null or an empty directory → {path:?})"),
                 "hides it; nothing is done where it is missing",
             ),
-            Op::ReadonlyPath { path } => (
-                format!("open_tree({path:?}), mount_setattr(RDONLY), move_mount()"),
-                "covered by itself, read-only",
-            ),
+            Op::ReadonlyPath { path } => {
+                (format!("open_tree({path:?}), mount_setattr(RDONLY), move_mount()"), "covered by itself, read-only")
+            }
             Op::MakeCwd { path } => (format!("openat2({path:?}, IN_ROOT), mkdirat()"), "made if it is missing"),
             Op::RootReadonly => ("mount_setattr(rootfs, RDONLY)".into(), "after everything in it is made"),
-            Op::RootPropagation { .. } => ("mount_setattr(\"/\", propagation)".into(), "pivot_root refuses a shared root"),
+            Op::RootPropagation { .. } => {
+                ("mount_setattr(\"/\", propagation)".into(), "pivot_root refuses a shared root")
+            }
             Op::Pivot { how: Pivot::PivotRoot } => {
                 ("pivot_root(\".\", \".\"), umount2(\".\", DETACH)".into(), "nothing of the old root stays in reach")
             }
             Op::Pivot { how: Pivot::MoveRoot } => ("move_mount(rootfs → \"/\"), chroot(\".\")".into(), "--no-pivot"),
             Op::Pivot { how: Pivot::Chroot } => ("chroot(\".\")".into(), "there is no mount namespace to pivot in"),
             Op::ReopenDevNull => ("open(\"/dev/null\"), dup2()".into(), "no descriptor of the host's /dev stays"),
-            Op::Keyring { name } => (format!("keyctl(JOIN_SESSION_KEYRING, {name:?})"), "the caller's keys are not the container's"),
+            Op::Keyring { name } => {
+                (format!("keyctl(JOIN_SESSION_KEYRING, {name:?})"), "the caller's keys are not the container's")
+            }
             Op::Reset { preserve_fds } => (
                 format!("sched_setaffinity(), sigprocmask(), close_range({}, CLOEXEC)", 3 + preserve_fds),
                 "what the caller's state must not do to the container",
             ),
-            Op::RaiseRlimit { name, hard, .. } => {
-                (format!("prlimit({name}, hard {hard})"), "if it is above the present one, while CAP_SYS_RESOURCE is there")
-            }
+            Op::RaiseRlimit { name, hard, .. } => (
+                format!("prlimit({name}, hard {hard})"),
+                "if it is above the present one, while CAP_SYS_RESOURCE is there",
+            ),
             Op::Environment(e) => match e.home_of {
-                Some(uid) => (format!("{} variables, HOME of uid {uid} from /etc/passwd", e.env.len()), "the last of a name wins"),
+                Some(uid) => (
+                    format!("{} variables, HOME of uid {uid} from /etc/passwd", e.env.len()),
+                    "the last of a name wins",
+                ),
                 None => (format!("{} variables", e.env.len()), "the last of a name wins"),
             },
             Op::StdioOwner { uid } => (format!("fchown(0..2, {uid})"), "so that /dev/stdout can be opened"),
             Op::Cwd { path } => (format!("openat2({path:?}, NO_MAGICLINKS), fchdir()"), "never through /proc/self/fd"),
             Op::Bounding { .. } => ("prctl(PR_CAPBSET_DROP)".into(), "no program can ever gain the others"),
-            Op::User { uid, gid, groups, .. } => {
-                (format!("setgroups({groups:?}), setresgid({gid}), setresuid({uid})"), "from here on it is the container's user")
-            }
+            Op::User { uid, gid, groups, .. } => (
+                format!("setgroups({groups:?}), setresgid({gid}), setresuid({uid})"),
+                "from here on it is the container's user",
+            ),
             Op::Capabilities { sets, until_exec } => (
-                format!("capset({{eff {:#x}, prm {:#x}, inh {:#x}}}), ambient {:#x}", sets.effective, sets.permitted, sets.inheritable, sets.ambient),
+                format!(
+                    "capset({{eff {:#x}, prm {:#x}, inh {:#x}}}), ambient {:#x}",
+                    sets.effective, sets.permitted, sets.inheritable, sets.ambient
+                ),
                 if *until_exec == 0 { "exactly these" } else { "and CAP_SYS_ADMIN until execve, to load the filter" },
             ),
             Op::NoNewPrivs => ("prctl(PR_SET_NO_NEW_PRIVS)".into(), "set-user-id files give nothing"),
@@ -152,8 +181,12 @@ impl Op {
             }
             Op::Ready { .. } => ("tell the parent that all is ready".into(), "it writes the state, then says go"),
             Op::AwaitStart => ("accept4(start socket)".into(), "the container is created; start lets it go on"),
-            Op::Rlimit { name, soft, hard, .. } => (format!("prlimit({name}, {soft}, {hard})"), "late: it would limit the runtime, too"),
-            Op::LoadSeccomp => ("seccomp(SET_MODE_FILTER)".into(), "last, so that the profile need not allow the runtime's calls"),
+            Op::Rlimit { name, soft, hard, .. } => {
+                (format!("prlimit({name}, {soft}, {hard})"), "late: it would limit the runtime, too")
+            }
+            Op::LoadSeccomp => {
+                ("seccomp(SET_MODE_FILTER)".into(), "last, so that the profile need not allow the runtime's calls")
+            }
             Op::Exec => ("execve()".into(), "from here on it is the container's program"),
         }
     }

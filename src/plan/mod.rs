@@ -19,8 +19,8 @@ use crate::cgroup::limits::Write;
 use crate::error::{Error, Origin, Result};
 use crate::sys::mount::{Attr, FsOption};
 
-pub use namespaces::{Namespaces, Tree};
 pub use mounts::{LONGEST_VALUE, may_cover_proc};
+pub use namespaces::{Namespaces, Tree};
 pub use options::Propagation;
 pub use process::{Capabilities, Environment, candidates};
 

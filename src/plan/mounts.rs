@@ -15,7 +15,18 @@ pub const LONGEST_VALUE: usize = 255;
 /// File systems that belong to the namespaces of whoever mounts them: the child makes them. All others are made by the
 /// parent, which sees the host's devices and paths.
 const CHILDS: [&str; 12] = [
-    "proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs", "bpf", "binfmt_misc", "rpc_pipefs", "nfsd",
+    "proc",
+    "sysfs",
+    "tmpfs",
+    "devpts",
+    "mqueue",
+    "cgroup",
+    "cgroup2",
+    "ramfs",
+    "bpf",
+    "binfmt_misc",
+    "rpc_pipefs",
+    "nfsd",
 ];
 
 /// What may be mounted inside /proc: files that say less than the kernel's, as lxcfs makes them (runc's list). Anything
@@ -66,8 +77,9 @@ fn parse(index: usize, mount: &Mount) -> Result<(String, MountOptions)> {
     // On cgroup v2 there is one kind.
     let fstype = if typ == "cgroup" { "cgroup2" } else { typ };
     let words = mount.options().as_deref().unwrap_or_default();
-    let parsed = options::parse(fstype, words).map_err(|e| e.at(Origin::new(
-        format!("mounts[{index}].options"), mount.destination().display().to_string())))?;
+    let parsed = options::parse(fstype, words).map_err(|e| {
+        e.at(Origin::new(format!("mounts[{index}].options"), mount.destination().display().to_string()))
+    })?;
     let fstype = if parsed.bind { "bind" } else { fstype };
     Ok((fstype.to_owned(), parsed))
 }
@@ -139,24 +151,33 @@ pub fn plan(spec: &Spec, facts: &Facts, tree: Tree, base: u64, steps: &mut Steps
 }
 
 /// A bind mount: opened and given its options by the parent, attached by the child.
-fn bind(source: PathBuf, target: PathBuf, parsed: MountOptions, base: u64, kind: SourceKind, origin: Origin, steps: &mut Steps) {
+fn bind(
+    source: PathBuf,
+    target: PathBuf,
+    parsed: MountOptions,
+    base: u64,
+    kind: SourceKind,
+    origin: Origin,
+    steps: &mut Steps,
+) {
     let slot = steps.slot();
     let attrs = attrs(&parsed, Some(base));
-    steps.before(origin.clone(), Op::OpenSource {
-        slot,
-        path: source,
-        recursive: parsed.recursive,
-        nofollow: parsed.source_nofollow,
-        copy_symlink: parsed.copy_symlink,
-        attrs,
-        kind,
-    });
-    steps.child(origin, Op::Attach {
-        slot,
-        target,
-        nofollow: parsed.target_nofollow,
-        copy_symlink: parsed.copy_symlink,
-    });
+    steps.before(
+        origin.clone(),
+        Op::OpenSource {
+            slot,
+            path: source,
+            recursive: parsed.recursive,
+            nofollow: parsed.source_nofollow,
+            copy_symlink: parsed.copy_symlink,
+            attrs,
+            kind,
+        },
+    );
+    steps.child(
+        origin,
+        Op::Attach { slot, target, nofollow: parsed.target_nofollow, copy_symlink: parsed.copy_symlink },
+    );
 }
 
 /// The calls of mount_setattr(2) for the options, in order: what is changed, and whether for all mounts below.
@@ -222,15 +243,18 @@ pub fn restrict(spec: &Spec, steps: &mut Steps) {
     let null = steps.slot();
     let origin = Origin::field("linux.maskedPaths");
     let private = Attr { propagation: libc::MS_PRIVATE, ..Attr::default() };
-    steps.before(origin, Op::OpenSource {
-        slot: null,
-        path: "/dev/null".into(),
-        recursive: false,
-        nofollow: true,
-        copy_symlink: false,
-        attrs: vec![(private, false)],
-        kind: SourceKind::DevNull,
-    });
+    steps.before(
+        origin,
+        Op::OpenSource {
+            slot: null,
+            path: "/dev/null".into(),
+            recursive: false,
+            nofollow: true,
+            copy_symlink: false,
+            attrs: vec![(private, false)],
+            kind: SourceKind::DevNull,
+        },
+    );
     for (i, p) in masked.iter().enumerate() {
         let origin = Origin::new(format!("linux.maskedPaths[{i}]"), p.as_str());
         steps.child(origin, Op::Mask { path: path(p), null });

@@ -93,13 +93,35 @@ fn known_data(fstype: &str) -> Option<&'static [&'static str]> {
         "proc" => &["hidepid", "gid", "subset", "pidns"],
         "sysfs" | "mqueue" => &[],
         "tmpfs" => &[
-            "size", "nr_blocks", "nr_inodes", "mode", "uid", "gid", "huge", "mpol", "inode32", "inode64", "noswap", "swap",
-            "quota", "usrquota", "grpquota", "usrquota_block_hardlimit", "usrquota_inode_hardlimit",
-            "grpquota_block_hardlimit", "grpquota_inode_hardlimit", "casefold", "strict_encoding",
+            "size",
+            "nr_blocks",
+            "nr_inodes",
+            "mode",
+            "uid",
+            "gid",
+            "huge",
+            "mpol",
+            "inode32",
+            "inode64",
+            "noswap",
+            "swap",
+            "quota",
+            "usrquota",
+            "grpquota",
+            "usrquota_block_hardlimit",
+            "usrquota_inode_hardlimit",
+            "grpquota_block_hardlimit",
+            "grpquota_inode_hardlimit",
+            "casefold",
+            "strict_encoding",
         ],
         "devpts" => &["newinstance", "ptmxmode", "mode", "uid", "gid", "max"],
         "cgroup2" => &[
-            "nsdelegate", "favordynmods", "memory_localevents", "memory_recursiveprot", "memory_hugetlb_accounting",
+            "nsdelegate",
+            "favordynmods",
+            "memory_localevents",
+            "memory_recursiveprot",
+            "memory_hugetlb_accounting",
             "pids_localevents",
         ],
         _ => return None,
@@ -218,7 +240,10 @@ mod tests {
         assert_eq!(p("bind", &["ro", "rw"]).attr, Attr { set: 0, clear: RDONLY, propagation: 0 });
         assert_eq!(p("bind", &["rw", "ro"]).attr, Attr { set: RDONLY, clear: 0, propagation: 0 });
         assert_eq!(p("bind", &["noatime"]).attr, Attr { set: NOATIME, clear: ATIME, propagation: 0 });
-        assert_eq!(p("bind", &["noatime", "strictatime"]).attr, Attr { set: STRICTATIME, clear: ATIME, propagation: 0 });
+        assert_eq!(
+            p("bind", &["noatime", "strictatime"]).attr,
+            Attr { set: STRICTATIME, clear: ATIME, propagation: 0 }
+        );
         assert_eq!(p("bind", &["nosuid", "suid", "nodev"]).attr, Attr { set: NODEV, clear: NOSUID, propagation: 0 });
         assert_eq!(p("bind", &["rro", "rnosuid"]).recursive_attr.set, RDONLY | NOSUID);
         assert_eq!(p("tmpfs", &["sync", "async"]).data, vec![]);

@@ -36,7 +36,14 @@ pub struct Capabilities {
 const SYS_ADMIN: u64 = 1 << 21;
 
 /// From the last mount to execve.
-pub fn plan(spec: &Spec, how: Pivot, facts: &Facts, options: &Options, steps: &mut Steps, log: &mut Vec<String>) -> Result<()> {
+pub fn plan(
+    spec: &Spec,
+    how: Pivot,
+    facts: &Facts,
+    options: &Options,
+    steps: &mut Steps,
+    log: &mut Vec<String>,
+) -> Result<()> {
     let process = spec.process().as_ref().ok_or_else(|| Error::new("missing").field("process"))?;
     let field = Origin::field;
     names(spec, steps);
@@ -181,7 +188,8 @@ fn capabilities(asked: Option<&LinuxCapabilities>, facts: &Facts, log: &mut Vec<
     let inheritable = set(asked.inheritable());
     let ambient = set(asked.ambient());
     if missing != 0 {
-        let names: Vec<_> = caps::all().into_iter().filter(|c| missing & c.bitmask() != 0).map(|c| c.to_string()).collect();
+        let names: Vec<_> =
+            caps::all().into_iter().filter(|c| missing & c.bitmask() != 0).map(|c| c.to_string()).collect();
         log.push(format!("process.capabilities: not available here, left out: {}", names.join(", ")));
     }
     let possible = ambient & permitted & inheritable;

@@ -9,7 +9,13 @@ use crate::cgroup;
 use crate::error::{Origin, Result};
 
 /// Returns the cgroup's path below the cgroup2 mount, or none with `--cgroup-manager=disabled`.
-pub fn plan(spec: &Spec, facts: &Facts, options: &Options, steps: &mut Steps, log: &mut Vec<String>) -> Result<Option<PathBuf>> {
+pub fn plan(
+    spec: &Spec,
+    facts: &Facts,
+    options: &Options,
+    steps: &mut Steps,
+    log: &mut Vec<String>,
+) -> Result<Option<PathBuf>> {
     if options.no_cgroup {
         return Ok(None);
     }

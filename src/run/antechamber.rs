@@ -35,7 +35,9 @@ pub fn shared() -> Result<OwnedFd> {
             builder.recursive(true).mode(0o711);
             builder.create("/run/tare").call("mkdir", || "/run/tare".into()).doing("make /run/tare")?;
             match builder.recursive(false).mode(0o700).create(SHARED).call("mkdir", || SHARED.into()) {
-                Err(e) if e.errno != Errno::EEXIST => return Err(e).doing("make the directory of what containers share"),
+                Err(e) if e.errno != Errno::EEXIST => {
+                    return Err(e).doing("make the directory of what containers share");
+                }
                 _ => open(),
             }
         }
@@ -153,10 +155,13 @@ fn bind(shared: &OwnedFd, pid: i32) -> Result<()> {
     let made = rustix::fs::mkdirat(shared, DIR, Mode::from_raw_mode(0o700)).call("mkdirat", || format!("{dir:?}"));
     exists(made).and_then(|()| touch()).doing("make the antechamber's file")?;
     let source = format!("/proc/{pid}/ns/mnt");
-    let bind = || rustix::mount::mount_bind(source.as_str(), &file).call("mount", || format!("{source} → {file:?}, BIND"));
+    let bind =
+        || rustix::mount::mount_bind(source.as_str(), &file).call("mount", || format!("{source} → {file:?}, BIND"));
     match bind() {
         Err(e) if e.errno == Errno::EINVAL => {
-            rustix::mount::mount_bind(&dir, &dir).call("mount", || format!("{dir:?}, BIND")).doing("keep the antechamber")?;
+            rustix::mount::mount_bind(&dir, &dir)
+                .call("mount", || format!("{dir:?}, BIND"))
+                .doing("keep the antechamber")?;
             let private = Attr { propagation: libc::MS_PRIVATE, ..Attr::default() };
             mount::mount_setattr_at(CWD, &dir, private, false).doing("keep the antechamber")?;
             bind().doing("keep the antechamber")
@@ -167,7 +172,11 @@ fn bind(shared: &OwnedFd, pid: i32) -> Result<()> {
 
 /// clone3(2) with the antechamber as the mount namespace that is copied. The parent is back in its own when this returns;
 /// the child is in the copy and holds nothing of the host's.
-pub fn clone3(antechamber: &OwnedFd, flags: u64, cgroup: Option<std::os::fd::BorrowedFd<'_>>) -> Result<Option<clone::Child>> {
+pub fn clone3(
+    antechamber: &OwnedFd,
+    flags: u64,
+    cgroup: Option<std::os::fd::BorrowedFd<'_>>,
+) -> Result<Option<clone::Child>> {
     let path = OFlags::PATH | OFlags::CLOEXEC;
     let open = |name: &'static str, flags| rustix::fs::open(name, flags, Mode::empty()).call("open", || name.into());
     let home = open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC).doing("remember the mount namespace")?;

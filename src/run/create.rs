@@ -53,8 +53,6 @@ pub struct Created {
     pub container: Container,
     /// Its init process.
     pub child: Child,
-    /// Its cgroup.
-    pub cgroup: Option<cgroup::Cgroup>,
 }
 
 /// Creates a container.
@@ -75,20 +73,11 @@ pub fn create(request: Request<'_>, log: &mut Log) -> Result<Created> {
         plan.tree = Tree::Clone;
     }
     let mut state = new_state(&request, &plan, cgroup_host.as_ref())?;
-    // A cgroup that somebody else is in must not be named in our state: `delete --force` would kill whoever is in it.
-    if let Some(cgroup) = &state.cgroup
-        && let Some(there) = cgroup::open_existing(&cgroup.path)?
-        && there.populated()?
-    {
-        return Err(Error::new("container's cgroup is not empty").at(Origin::new("linux.cgroupsPath", cgroup.path.display().to_string())));
-    }
-
     let container = request.store.create(&request.options.id)?;
     let mut half = Half { container, prepared: Prepared::default(), child: None };
-    faults::at("parent", "made-directory")?;
     match finish(&request, &plan, &mut state, cgroup_host.as_ref(), &mut half, log) {
         Ok(()) => match half.child.take() {
-            Some(child) => Ok(Created { container: half.container, child, cgroup: half.prepared.cgroup }),
+            Some(child) => Ok(Created { container: half.container, child }),
             None => Err(Error::new("the container's process was lost")),
         },
         Err(e) => Err(cleanup::undo(half, e)),
@@ -127,7 +116,16 @@ fn finish(
     half: &mut Half,
     log: &mut Log,
 ) -> Result<()> {
+    faults::at("parent", "made-directory")?;
     let lock = half.container.lock()?;
+    // A cgroup that somebody else is in must not be named in our state: `delete --force` would kill whoever is in it.
+    if let Some(cgroup) = &state.cgroup
+        && let Some(there) = cgroup::open_existing(&cgroup.path)?
+        && there.populated()?
+    {
+        let origin = Origin::new("linux.cgroupsPath", cgroup.path.display().to_string());
+        return Err(Error::new("container's cgroup is not empty").at(origin));
+    }
     half.container.write(state)?;
     faults::at("parent", "wrote-creating")?;
     prepare(plan, &request.options.bundle, host, &mut half.prepared)?;
@@ -153,7 +151,7 @@ fn finish(
         owner: state.owner,
     });
     half.prepared.cgroup = cgroup;
-    let mut waiting = Waiting { request, plan, log, config: state.config.take() };
+    let mut waiting = Waiting { request, plan, log };
     let socket = waiting.spawn(&mut inherited, half)?;
 
     let pid = half.child.as_ref().map(|c| c.pid).unwrap_or_default();
@@ -208,7 +206,8 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let temporary: PathBuf = path.with_file_name(format!(".{}.{pid}", name.to_string_lossy()));
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let doing = "write the pid file";
-    let file = rustix::fs::open(&temporary, flags, Mode::from_raw_mode(0o644)).call("open", || format!("{temporary:?}"));
+    let file =
+        rustix::fs::open(&temporary, flags, Mode::from_raw_mode(0o644)).call("open", || format!("{temporary:?}"));
     let file = file.doing(doing)?;
     let written = rustix::io::write(&file, pid.to_string().as_bytes())
         .call("write", || format!("{temporary:?}"))
@@ -224,8 +223,6 @@ struct Waiting<'a, 'r> {
     request: &'a Request<'r>,
     plan: &'a Plan,
     log: &'a mut Log,
-    #[allow(dead_code)]
-    config: Option<Box<RawValue>>,
 }
 
 impl Waiting<'_, '_> {
@@ -238,7 +235,8 @@ impl Waiting<'_, '_> {
             Err(e) => e,
             Ok(socket) => return Ok(socket),
         };
-        let killed = matches!(half.child.as_ref().map(|c| clone::wait(&c.pidfd)), Some(Ok(Exit::Signal(libc::SIGKILL))));
+        let killed =
+            matches!(half.child.as_ref().map(|c| clone::wait(&c.pidfd)), Some(Ok(Exit::Signal(libc::SIGKILL))));
         let retry = killed && inherited.as_ref().is_some_and(|i| i.placed) && !half.container.is_removed()?;
         if killed {
             half.child = None; // reaped just now
@@ -348,9 +346,9 @@ impl Waiting<'_, '_> {
         }
         let killed = Error::new("the container's process was killed before it was ready");
         match half.prepared.cgroup.as_ref().and_then(|c| c.oom_peak()) {
-            Some(peak) => killed.field("linux.resources.memory.limit").hint(format!(
-                "the memory limit is too low to start the container: {peak} bytes were in use at most"
-            )),
+            Some(peak) => killed
+                .field("linux.resources.memory.limit")
+                .hint(format!("the memory limit is too low to start the container: {peak} bytes were in use at most")),
             None => killed,
         }
     }

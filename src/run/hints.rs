@@ -7,10 +7,20 @@ use crate::error::Error;
 /// (call, errno, beginning of the field, hint)
 const HINTS: [(&str, Errno, &str, &str); 15] = [
     ("open_tree", Errno::ENOENT, "mounts", "the source is missing on the host"),
-    ("open_tree", Errno::EINVAL, "mounts", "the source holds mounts that are locked in a parent user namespace; use rbind"),
+    (
+        "open_tree",
+        Errno::EINVAL,
+        "mounts",
+        "the source holds mounts that are locked in a parent user namespace; use rbind",
+    ),
     ("open_tree", Errno::EPERM, "", "opening mounts needs CAP_SYS_ADMIN; LXC and Incus need security.nesting=true"),
     ("move_mount", Errno::ENOTDIR, "mounts", "a file cannot be mounted on a directory, nor a directory on a file"),
-    ("move_mount", Errno::EACCES, "", "a security module denies detached mounts (AppArmor in LXC: lxc.apparmor.profile)"),
+    (
+        "move_mount",
+        Errno::EACCES,
+        "",
+        "a security module denies detached mounts (AppArmor in LXC: lxc.apparmor.profile)",
+    ),
     ("fsopen", Errno::ENODEV, "mounts", "the kernel does not know this type of file system"),
     ("fsconfig", Errno::EINVAL, "mounts", "an option or its value is unknown to this file system"),
     ("fsconfig", Errno::EPERM, "mounts", "this file system may not be mounted here"),

@@ -12,7 +12,11 @@ use crate::plan::{Plan, Tree};
 use crate::sys::clone;
 
 /// Makes the child. `into_cgroup`: born in its cgroup, the usual way.
-pub fn launch(plan: &Plan, cgroup: Option<&Cgroup>, inherited: &mut Option<child::Inherited<'_>>) -> Result<clone::Child> {
+pub fn launch(
+    plan: &Plan,
+    cgroup: Option<&Cgroup>,
+    inherited: &mut Option<child::Inherited<'_>>,
+) -> Result<clone::Child> {
     let placed = inherited.as_ref().is_some_and(|i| i.placed);
     let born_in = cgroup.filter(|_| placed);
     let mut flags = plan.namespaces.early;

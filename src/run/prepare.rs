@@ -49,7 +49,8 @@ fn one(tree: Tree, op: &Op, bundle: &Path, host: Option<&cgroup::Host>, to: &mut
                 to.slots[*slot] = Some(Opened::Link(link));
                 return Ok(());
             }
-            let tree = mount::open_tree(CWD, &path, *recursive, *nofollow).doing(format!("open the source {}", path.display()))?;
+            let tree = mount::open_tree(CWD, &path, *recursive, *nofollow)
+                .doing(format!("open the source {}", path.display()))?;
             check_kind(&tree, *kind, &path)?;
             for (attr, recursive) in attrs {
                 mount::mount_setattr(&tree, *attr, *recursive).doing("set the mount's options")?;

@@ -23,7 +23,8 @@ pub fn start(container: &Container, state: &State) -> Result<()> {
     sync::tell(&peer, &ToChild::Go(Some(fd))).map_err(|_| already())?;
     // The answer, and then the end of file. Another start may have been faster, and its execve resets us.
     loop {
-        let [spoke, ended] = socket::wait_any([peer.as_fd(), init.as_fd()], None).doing("wait for the container's process")?;
+        let [spoke, ended] =
+            socket::wait_any([peer.as_fd(), init.as_fd()], None).doing("wait for the container's process")?;
         if !spoke && ended {
             break;
         }

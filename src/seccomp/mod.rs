@@ -6,7 +6,6 @@
 
 // Until the parent uses it.
 
-
 mod arch;
 mod bpf;
 mod cache;

@@ -56,7 +56,9 @@ impl Status {
             (Action::Kill, Creating) => no("container not running: it is still being created".into()),
             (Action::Kill, Created | Running | Paused) => Ok(()),
             (Action::Delete, Created | Stopped) => Ok(()),
-            (Action::Delete, Creating | Running | Paused) => no(format!("cannot delete container that is not stopped: {self}")),
+            (Action::Delete, Creating | Running | Paused) => {
+                no(format!("cannot delete container that is not stopped: {self}"))
+            }
         }
     }
 }

@@ -126,9 +126,9 @@ impl Store {
                 use std::os::unix::fs::DirBuilderExt;
                 let mut builder = std::fs::DirBuilder::new();
                 let root = builder.recursive(true).mode(0o711).create(&self.root);
-                root.call("mkdir", || format!("{:?}", self.root)).doing("make the state directory").map_err(|e| {
-                    e.field("--root")
-                })?;
+                root.call("mkdir", || format!("{:?}", self.root))
+                    .doing("make the state directory")
+                    .map_err(|e| e.field("--root"))?;
                 make()
             }
             r => r,
@@ -239,12 +239,15 @@ impl Container {
         std::io::Read::read_to_string(&mut std::io::Read::take(std::fs::File::from(file), LONGEST), &mut text)
             .call("read", args)
             .doing("read the container's state")?;
-        let broken = |e: serde_json::Error| Error::new(format!("the container's state {} is broken: {e}", args()))
-            .hint("tare delete --force removes it");
+        let broken = |e: serde_json::Error| {
+            Error::new(format!("the container's state {} is broken: {e}", args()))
+                .hint("tare delete --force removes it")
+        };
         let any: AnyVersion = serde_json::from_str(&text).map_err(broken)?;
         match serde_json::from_str::<State>(&text) {
             Err(e) if any.version > VERSION => Err(Error::new(format!(
-                "the container's state has format {}, this version knows up to {VERSION}: {e}", any.version
+                "the container's state has format {}, this version knows up to {VERSION}: {e}",
+                any.version
             ))),
             r => r.map_err(broken).map(Some),
         }
@@ -256,7 +259,9 @@ impl Container {
             Some(state) if state.id == self.id => Ok(state),
             Some(state) => Err(Error::new(format!("the state in {:?} is that of {:?}", self.path, state.id))),
             None if self.is_foreign()? => Err(missing().hint("the directory of this name belongs to another runtime")),
-            None => Err(missing().hint("a create of this name is at work, or was killed: tare delete --force removes it")),
+            None => {
+                Err(missing().hint("a create of this name is at work, or was killed: tare delete --force removes it"))
+            }
         }
     }
 

@@ -157,10 +157,8 @@ pub fn wait(pidfd: impl AsFd) -> Result<Exit> {
 /// Reaps every child that has ended, as a subreaper must; leaves the one of `keep` to [`wait`].
 pub fn reap_others(keep: i32) {
     loop {
-        let next = rustix::process::waitid(
-            WaitId::All,
-            WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
-        );
+        let next =
+            rustix::process::waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT);
         // SAFETY: all-zero bytes are a valid siginfo_t; waitid fills it for WNOWAIT.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         if !matches!(next, Ok(Some(_))) {

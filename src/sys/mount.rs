@@ -49,7 +49,8 @@ pub fn mount_setattr(mount: impl AsFd, attr: Attr, recursive: bool) -> Result<()
 
 /// mount_setattr(2) on the mount at `path`, or on that of `dir` if `path` is empty.
 pub fn mount_setattr_at(dir: impl AsFd, path: &Path, attr: Attr, recursive: bool) -> Result<()> {
-    let raw = libc::mount_attr { attr_set: attr.set, attr_clr: attr.clear, propagation: attr.propagation, userns_fd: 0 };
+    let raw =
+        libc::mount_attr { attr_set: attr.set, attr_clr: attr.clear, propagation: attr.propagation, userns_fd: 0 };
     let dir = dir.as_fd().as_raw_fd();
     let args = || {
         let rec = if recursive { ", AT_RECURSIVE" } else { "" };
@@ -60,14 +61,22 @@ pub fn mount_setattr_at(dir: impl AsFd, path: &Path, attr: Attr, recursive: bool
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is NUL-terminated and `raw` is a mount_attr of the size given; both outlive the call.
     let r = unsafe {
-        libc::syscall(libc::SYS_mount_setattr, dir, c_path.as_ptr(), flags, &raw const raw, size_of::<libc::mount_attr>())
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            dir,
+            c_path.as_ptr(),
+            flags,
+            &raw const raw,
+            size_of::<libc::mount_attr>(),
+        )
     };
     if r == 0 { Ok(()) } else { Err(SysError::last("mount_setattr", args())) }
 }
 
 fn c_string(call: &'static str, path: &Path) -> Result<CString> {
     use std::os::unix::ffi::OsStrExt;
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| SysError::new(call, format!("{path:?}"), nix::errno::Errno::EINVAL))
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| SysError::new(call, format!("{path:?}"), nix::errno::Errno::EINVAL))
 }
 
 /// move_mount(2): attaches the mount `from` onto what `to` refers to. `name` is how messages call the target.

@@ -55,12 +55,6 @@ pub fn limit_bounding(keep: u64) -> Result<()> {
     Ok(())
 }
 
-/// The bounding set as the kernel has it.
-pub fn bounding() -> u64 {
-    let has = |c: &u32| rustix::thread::capability_is_in_bounding_set(CapabilitySet::from_bits_retain(1u64 << c));
-    (0..64).take_while(|c| has(c).is_ok()).filter(|c| has(c) == Ok(true)).fold(0, |set, c| set | 1 << c)
-}
-
 /// capset(2): effective, permitted, inheritable as bit masks.
 pub fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> Result<()> {
     let sets = CapabilitySets {
@@ -123,9 +117,8 @@ pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
 pub fn rlimit(resource: u32) -> Result<(u64, u64)> {
     let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel fills `limit`, which outlives the call.
-    let r = unsafe {
-        libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::null::<libc::rlimit64>(), &raw mut limit)
-    };
+    let r =
+        unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::null::<libc::rlimit64>(), &raw mut limit) };
     if r == 0 { Ok((limit.rlim_cur, limit.rlim_max)) } else { Err(SysError::last("prlimit", format!("{resource}"))) }
 }
 
@@ -266,15 +259,6 @@ pub fn exec_again(file: impl AsFd, argv: Vec<CString>) -> SysError {
     let empty: &CStr = c"";
     let fd = file.as_fd().as_raw_fd();
     // SAFETY: `argv` ends with a null pointer; environ is only read, and this process has one thread.
-    unsafe {
-        libc::syscall(
-            libc::SYS_execveat,
-            fd,
-            empty.as_ptr(),
-            argv.list.as_ptr(),
-            environ,
-            libc::AT_EMPTY_PATH,
-        )
-    };
+    unsafe { libc::syscall(libc::SYS_execveat, fd, empty.as_ptr(), argv.list.as_ptr(), environ, libc::AT_EMPTY_PATH) };
     SysError::last("execveat", format!("fd {fd}, \"\""))
 }

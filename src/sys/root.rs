@@ -59,9 +59,8 @@ pub fn make_file(root: impl AsFd, path: &Path) -> Result<OwnedFd> {
 
 /// The directory that holds `path`'s last component (made if it is missing), and that component's name.
 pub fn parent<'p>(root: impl AsFd, path: &'p Path) -> Result<(OwnedFd, &'p Path)> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| SysError::new("openat2", format!("{path:?}: no file name"), Errno::EINVAL))?;
+    let name =
+        path.file_name().ok_or_else(|| SysError::new("openat2", format!("{path:?}: no file name"), Errno::EINVAL))?;
     Ok((make_dir(root, path.parent().unwrap_or(Path::new("/")))?, Path::new(name)))
 }
 
@@ -109,7 +108,8 @@ fn walk(root: BorrowedFd<'_>, path: &Path, last_is_file: bool) -> Result<OwnedFd
                 if links > LINKS {
                     return Err(looped());
                 }
-                let target = rustix::fs::readlinkat(&found, "", Vec::new()).call("readlinkat", || format!("{next:?}"))?;
+                let target =
+                    rustix::fs::readlinkat(&found, "", Vec::new()).call("readlinkat", || format!("{next:?}"))?;
                 let target = Path::new(std::ffi::OsStr::from_bytes(target.as_bytes()));
                 if target.is_absolute() {
                     done = PathBuf::new();
