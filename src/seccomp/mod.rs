@@ -44,6 +44,7 @@ pub struct Filter {
 /// Each names its field, from `linux.seccomp` down to `linux.seccomp.syscalls[3].args[0].index`: an action or flag
 /// that is not supported, an errno or an argument's index out of range, rules that contradict each other, a program
 /// that is too long for the kernel.
+#[cfg(test)]
 pub fn compile(profile: &LinuxSeccomp) -> Result<Filter> {
     compile_cached(profile, None)
 }
