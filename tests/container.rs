@@ -337,6 +337,16 @@ fn every_subset_of_namespaces() {
 }
 
 #[test]
+fn loopback_is_up_in_a_new_network_namespace() {
+    let mut bed = Bed::new("loopback");
+    bed.shell("grep -c . /proc/net/if_inet6; cat /sys/class/net/lo/carrier");
+    for (code, stdout, stderr) in bed.run() {
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.trim().ends_with('1'), "{stdout}{stderr}");
+    }
+}
+
+#[test]
 fn without_a_mount_namespace() {
     let mut bed = Bed::new("no-mount");
     bed.config["linux"] = json!({"namespaces": [{"type": "pid"}]});

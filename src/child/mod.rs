@@ -181,6 +181,7 @@ impl Child<'_> {
             Op::ReopenDevNull => self.reopen_dev_null(),
 
             Op::Sysctl { key, value } => self.sysctl(key, value),
+            Op::Loopback => process::loopback_up().doing("bring the loopback interface up"),
             Op::Hostname { name } => process::set_hostname(name).doing("set the hostname"),
             Op::Domainname { name } => process::set_domainname(name).doing("set the domain name"),
             Op::Keyring { name } => self.keyring(name),

@@ -122,6 +122,7 @@ impl Op {
                 format!("write(/proc/sys: {key} = {value})"),
                 "through the host's procfs, in the container's namespaces",
             ),
+            Op::Loopback => ("ioctl(SIOCSIFFLAGS, \"lo\", UP)".into(), "127.0.0.1 works in the new network namespace"),
             Op::Hostname { name } => (format!("sethostname({name:?})"), "the container's own name"),
             Op::Domainname { name } => (format!("setdomainname({name:?})"), "the container's own domain"),
             Op::Mask { path, .. } => (

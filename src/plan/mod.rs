@@ -179,6 +179,8 @@ pub enum Op {
     Link { path: PathBuf, target: &'static str, replace: bool },
     /// Writes a sysctl through a private procfs.
     Sysctl { key: String, value: String },
+    /// Brings the loopback interface up.
+    Loopback,
     /// Sets the hostname.
     Hostname { name: String },
     /// Sets the NIS domain name.

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use oci_spec::runtime::{Capability, LinuxCapabilities, PosixRlimitType, Process, Spec};
 use serde::Serialize;
 
-use super::{Facts, Op, Options, Pivot, Steps, mounts};
+use super::{Facts, Namespaces, Op, Options, Pivot, Steps, mounts};
 use crate::error::{Error, Origin, Result};
 
 /// The environment as far as config.json gives it.
@@ -46,6 +46,9 @@ pub fn plan(
 ) -> Result<()> {
     let process = spec.process().as_ref().ok_or_else(|| Error::new("missing").field("process"))?;
     let field = Origin::field;
+    if Namespaces::of(spec, false).early & libc::CLONE_NEWNET as u64 != 0 {
+        steps.child(field("linux.namespaces"), Op::Loopback);
+    }
     names(spec, steps);
     steps.child(field("process.cwd"), Op::MakeCwd { path: super::clean(process.cwd()) });
     if how != Pivot::Chroot {

@@ -172,6 +172,22 @@ pub fn join_session_keyring(name: &str) -> Result<()> {
     if r == 0 { Ok(()) } else { Err(SysError::last("keyctl", format!("SETPERM, {key}"))) }
 }
 
+/// Brings the loopback interface of this network namespace up (netdevice(7), SIOCSIFFLAGS).
+pub fn loopback_up() -> Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .call("socket", || "AF_UNIX, SOCK_DGRAM".into())?;
+    // SAFETY: all-zero bytes are a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    // SAFETY: the request is an ifreq with its name and flags set, and outlives the call.
+    let r = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    if r == 0 { Ok(()) } else { Err(SysError::last("ioctl", "SIOCSIFFLAGS, \"lo\"")) }
+}
+
 /// sethostname(2).
 pub fn set_hostname(name: &str) -> Result<()> {
     rustix::system::sethostname(name.as_bytes()).call("sethostname", || format!("{name:?}"))
