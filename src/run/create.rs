@@ -235,12 +235,11 @@ impl Waiting<'_, '_> {
             Err(e) => e,
             Ok(socket) => return Ok(socket),
         };
-        let killed =
-            matches!(half.child.as_ref().map(|c| clone::wait(&c.pidfd)), Some(Ok(Exit::Signal(libc::SIGKILL))));
+        // One that still lives is ended by the clean-up.
+        let ended = |c: &Child| matches!(socket::wait_any([c.pidfd.as_fd()], Some(1)), Ok([true]));
+        let exit = half.child.take_if(|c| ended(c)).map(|c| clone::wait(&c.pidfd));
+        let killed = matches!(exit, Some(Ok(Exit::Signal(libc::SIGKILL))));
         let retry = killed && inherited.as_ref().is_some_and(|i| i.placed) && !half.container.is_removed()?;
-        if killed {
-            half.child = None; // reaped just now
-        }
         if !retry {
             return Err(first);
         }
@@ -257,7 +256,9 @@ impl Waiting<'_, '_> {
             i.socket = theirs;
         }
         let cgroup = half.prepared.cgroup.as_ref();
-        let child = launch::launch(self.plan, cgroup, inherited)?;
+        let mut ours = Some(ours);
+        let child = launch::launch(self.plan, cgroup, inherited, &mut ours)?;
+        let ours = ours.ok_or_else(|| Error::new("the socket pair was lost"))?;
         let pid = child.pid;
         half.child = Some(child);
         let placed = match inherited {

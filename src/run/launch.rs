@@ -11,11 +11,13 @@ use crate::error::{Doing, Error, Origin, Result};
 use crate::plan::{Plan, Tree};
 use crate::sys::clone;
 
-/// Makes the child. `into_cgroup`: born in its cgroup, the usual way.
+/// Makes the child. `ours` is the parent's end of the pair: the child must not have it, too, or it would never see the end
+/// of file when the parent is gone.
 pub fn launch(
     plan: &Plan,
     cgroup: Option<&Cgroup>,
     inherited: &mut Option<child::Inherited<'_>>,
+    ours: &mut Option<std::os::fd::OwnedFd>,
 ) -> Result<clone::Child> {
     let placed = inherited.as_ref().is_some_and(|i| i.placed);
     let born_in = cgroup.filter(|_| placed);
@@ -34,7 +36,10 @@ pub fn launch(
     match made {
         Ok(Some(child)) => Ok(child),
         Ok(None) => match inherited.take() {
-            Some(inherited) => child::run(inherited),
+            Some(inherited) => {
+                drop(ours.take());
+                child::run(inherited)
+            }
             None => crate::sys::process::exit_now(1),
         },
         Err(e) => Err(explain(e, born_in)),
