@@ -167,7 +167,13 @@ fn finish(
     tell_caller(request, half)?;
     faults::at("parent", "tell-go")?;
     let (page, page_fd) = page.unzip();
-    sync::tell(&socket, &ToChild::Go(page_fd)).doing("let the container's process go on")?;
+    if let Err(e) = sync::tell(&socket, &ToChild::Go(page_fd)) {
+        // The child has failed since it was ready, and its own words are better.
+        return match sync::listen(socket.as_fd()) {
+            Ok(Some(FromChild::Failed(report))) => Err(explain(report.error())),
+            _ => Err(e).doing("let the container's process go on"),
+        };
+    }
     faults::at("parent", "told-go")?;
     match page {
         Some(page) => executed(&socket, &page),
