@@ -330,7 +330,12 @@ impl Waiting<'_, '_> {
                     return Err(Error::new(format!("interrupted by {name} while the container was created")));
                 }
             } else if spoke {
-                return match sync::listen(socket.as_fd()).doing("wait for the container's process")? {
+                // A child that ends with our message unread resets the socket; its own words are still to be read after that.
+                let word = match sync::listen(socket.as_fd()) {
+                    Err(e) if e.errno == Errno::ECONNRESET => sync::listen(socket.as_fd()),
+                    word => word,
+                };
+                return match word.doing("wait for the container's process")? {
                     Some(FromChild::Ready) => Ok(()),
                     Some(FromChild::Failed(report)) => Err(explain(report.error())),
                     None => Err(self.died(half)),
