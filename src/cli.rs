@@ -238,7 +238,7 @@ pub fn version_only(args: &[std::ffi::OsString]) -> Option<std::process::ExitCod
 }
 
 /// Go's flag parser takes one dash for two, and containerd sends `-no-subreaper`: a single-dash word that is the name of
-/// a long flag becomes one. What follows the id of `kill` is left alone.
+/// a long flag becomes one.
 pub fn long_flags(args: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
     use clap::CommandFactory;
     let single = |a: &std::ffi::OsString| {

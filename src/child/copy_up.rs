@@ -1,6 +1,7 @@
 //! `tmpcopyup`: what the rootfs has at the target is copied into the tmpfs before that is attached.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawDir, Uid};
@@ -66,5 +67,3 @@ fn tree(from: &OwnedFd, to: BorrowedFd<'_>) -> sys::Result<()> {
     }
     Ok(())
 }
-
-use std::os::unix::ffi::OsStrExt;

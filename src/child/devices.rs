@@ -85,7 +85,7 @@ impl Child<'_> {
     /// A stdio that is the host's /dev/null becomes the container's, so that no descriptor of the host's /dev stays.
     pub fn reopen_dev_null(&mut self) -> Result<()> {
         for fd in 0..3 {
-            // SAFETY is not needed: 0 to 2 are open for the process's whole life (Rust opens those that are not).
+            // 0 to 2 are open for the process's whole life: Rust opens those that are not.
             let stdio = match fd {
                 0 => rustix::stdio::stdin(),
                 1 => rustix::stdio::stdout(),

@@ -17,8 +17,8 @@ use crate::sys::{Call, SysError, errno_text, root, socket};
 
 impl Child<'_> {
     /// A sysctl, through a procfs that the container cannot have prepared.
-    pub fn sysctl(&mut self, key: &str, value: &str) -> Result<()> {
-        let path = sysctl_path(key);
+    pub fn sysctl(&mut self, path: &str, value: &str) -> Result<()> {
+        let path = format!("sys/{path}");
         let proc = self.procfs()?;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
@@ -59,7 +59,7 @@ impl Child<'_> {
 
     /// The limit as config.json has it. What would hinder the runtime itself (open files) is set at last.
     pub fn rlimit(&mut self, resource: u32, name: &str, soft: u64, hard: u64) -> Result<()> {
-        if resource == libc::RLIMIT_NOFILE as u32 {
+        if resource == libc::RLIMIT_NOFILE {
             self.in_.nofile = None;
         }
         process::set_rlimit(resource, soft, hard).doing(format!("set {name}"))
@@ -159,10 +159,10 @@ impl Child<'_> {
     /// All is ready; the parent writes the state and says go. Its end is ours.
     pub fn ready(&mut self, seccomp: bool) -> Result<()> {
         faults::at("child", "tell-ready")?;
-        sync::report(&self.in_.socket, &FromChild::Ready).doing("report that all is ready")?;
+        sync::report(self.socket()?, &FromChild::Ready).doing("report that all is ready")?;
         faults::at("child", "hear-go")?;
         loop {
-            match sync::hear(self.in_.socket.as_fd()).doing("wait for the parent")? {
+            match sync::hear(self.socket()?.as_fd()).doing("wait for the parent")? {
                 Some(ToChild::Filter(bpf, flags)) => self.filter = Some((bpf, flags)),
                 Some(ToChild::Go(page)) => {
                     if seccomp && self.filter.is_none() {
@@ -183,8 +183,7 @@ impl Child<'_> {
         with_report(|(_, to)| *to = page.map(Listener::Page));
         if create {
             // The parent's end of file must not wait for us.
-            let (closed, _) = socket::pair().doing("let go of the parent")?;
-            self.in_.socket = closed;
+            self.in_.socket = None;
         }
         Ok(())
     }
@@ -218,7 +217,7 @@ impl Child<'_> {
     fn put_nofile_back(&mut self) -> Result<()> {
         match self.in_.nofile.take() {
             Some((soft, hard)) => {
-                process::set_rlimit(libc::RLIMIT_NOFILE as u32, soft, hard).doing("put the limit of open files back")
+                process::set_rlimit(libc::RLIMIT_NOFILE, soft, hard).doing("put the limit of open files back")
             }
             None => Ok(()),
         }
@@ -253,28 +252,5 @@ fn magic_link(e: Error) -> Error {
             e.hint("it leads through a link of /proc (or a loop of links), which could leave the container")
         }
         _ => e,
-    }
-}
-
-/// `net.ipv4.ip_forward` and `net/ipv4/ip_forward` are the same; the first separator tells which is which (sysctl(8)).
-fn sysctl_path(key: &str) -> String {
-    let slashed = key.find(['.', '/']).is_some_and(|at| key.as_bytes()[at] == b'/');
-    let swap = |c: char| match c {
-        '.' => '/',
-        '/' => '.',
-        c => c,
-    };
-    let path: String = if slashed { key.into() } else { key.chars().map(swap).collect() };
-    format!("sys/{path}")
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn sysctl_names() {
-        use super::sysctl_path as p;
-        assert_eq!(p("net.ipv4.ip_forward"), "sys/net/ipv4/ip_forward");
-        assert_eq!(p("net/ipv4/conf/eth0.100/forwarding"), "sys/net/ipv4/conf/eth0.100/forwarding");
-        assert_eq!(p("net.ipv4.conf.eth0/100.forwarding"), "sys/net/ipv4/conf/eth0.100/forwarding");
     }
 }

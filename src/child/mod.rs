@@ -31,8 +31,8 @@ pub enum Opened {
 pub struct Inherited<'p> {
     /// The plan, the same that the parent holds.
     pub plan: &'p Plan,
-    /// The child's end of the pair.
-    pub socket: OwnedFd,
+    /// The child's end of the pair; made anew for each try.
+    pub socket: Option<OwnedFd>,
     /// The start socket, for `create`.
     pub listener: Option<OwnedFd>,
     /// The rootfs: a detached tree, or without a mount namespace the directory.
@@ -105,8 +105,8 @@ pub fn run(inherited: Inherited<'_>) -> ! {
         // A panic while REPORT is locked cannot happen: nothing in there panics.
         fail(Error::new(format!("panic{place}: {text}")))
     }));
-    let socket = inherited.socket.try_clone();
-    with_report(|(_, to)| *to = socket.ok().map(Listener::Socket));
+    let socket = inherited.socket.as_ref().and_then(|s| s.try_clone().ok());
+    with_report(|(_, to)| *to = socket.map(Listener::Socket));
     let mut child = Child {
         in_: inherited,
         proc: None,
@@ -141,7 +141,7 @@ impl Child<'_> {
         process::setsid().doing("start a session")?;
         rustix::process::umask(rustix::fs::Mode::empty());
         if self.in_.plan.namespaces.cgroup && !self.in_.placed {
-            match sync::hear(self.in_.socket.as_fd()).doing("wait to be moved into the cgroup")? {
+            match sync::hear(self.socket()?.as_fd()).doing("wait to be moved into the cgroup")? {
                 Some(ToChild::Placed) => clone::unshare(libc::CLONE_NEWCGROUP).doing("make the cgroup namespace")?,
                 _ => process::exit_now(1),
             }
@@ -150,6 +150,11 @@ impl Child<'_> {
             clone::setns(&namespace, libc::CLONE_NEWNS).doing("enter the mount namespace of the rootfs")?;
         }
         Ok(())
+    }
+
+    /// The way to the parent, which is closed once there is nothing more to say to it.
+    fn socket(&self) -> Result<&OwnedFd> {
+        self.in_.socket.as_ref().ok_or_else(|| Error::new("the socket to the parent is closed"))
     }
 
     fn step(&mut self, op: &Op) -> Result<()> {
@@ -180,7 +185,7 @@ impl Child<'_> {
             Op::Link { path, target, replace } => self.link(path, target, *replace),
             Op::ReopenDevNull => self.reopen_dev_null(),
 
-            Op::Sysctl { key, value } => self.sysctl(key, value),
+            Op::Sysctl { path, value } => self.sysctl(path, value),
             Op::Loopback => process::loopback_up().doing("bring the loopback interface up"),
             Op::Hostname { name } => process::set_hostname(name).doing("set the hostname"),
             Op::Domainname { name } => process::set_domainname(name).doing("set the domain name"),

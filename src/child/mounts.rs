@@ -106,7 +106,9 @@ impl Child<'_> {
             check_not_proc(&onto, target)?;
         }
         if options.iter().any(|(_, v)| v.as_ref().is_some_and(|v| v.len() > plan::LONGEST_VALUE)) {
-            return mount_long(fstype, source, &onto, options, *attrs, target);
+            mount_long(fstype, source, &onto, options, *attrs, target)?;
+            let fs = root::resolve(&self.in_.rootfs, target).doing("find what was mounted")?;
+            return self.attached(fs, propagation, *slot);
         }
         let mut all: Vec<FsOption> = Vec::with_capacity(options.len() + 2);
         if !source.is_empty() {
@@ -123,9 +125,14 @@ impl Child<'_> {
             super::copy_up::copy(&onto, &fs)?;
         }
         mount::move_mount(&fs, &onto, target).doing("attach the file system")?;
+        self.attached(fs, propagation, *slot)
+    }
+
+    /// What is still to be done with a mount once it is attached.
+    fn attached(&mut self, fs: OwnedFd, propagation: &[Propagation], slot: Option<usize>) -> Result<()> {
         set_propagation(&fs, propagation)?;
         if let Some(slot) = slot {
-            self.in_.slots[*slot] = Some(Opened::Tree(fs));
+            self.in_.slots[slot] = Some(Opened::Tree(fs));
         }
         Ok(())
     }
@@ -262,7 +269,7 @@ impl Child<'_> {
                     .doing("open /proc")?
             };
             let fs = rustix::fs::fstatfs(&proc).call("fstatfs", || "/proc".into()).doing("check /proc")?;
-            if fs.f_type as i64 != libc::PROC_SUPER_MAGIC as i64 {
+            if fs.f_type as i64 != libc::PROC_SUPER_MAGIC {
                 return Err(Error::new("/proc is no procfs"));
             }
             self.proc = Some(proc);
@@ -281,12 +288,15 @@ fn set_propagation(mount: impl AsFd, words: &[Propagation]) -> Result<()> {
 /// A link in the image may lead a harmless looking target into /proc.
 fn check_not_proc(onto: &OwnedFd, target: &Path) -> Result<()> {
     let fs = rustix::fs::fstatfs(onto).call("fstatfs", String::new).doing("check the target")?;
-    if fs.f_type as i64 == libc::PROC_SUPER_MAGIC as i64 && !plan::may_cover_proc(target) {
+    if fs.f_type as i64 == libc::PROC_SUPER_MAGIC && !plan::may_cover_proc(target) {
         return Err(Error::new(format!("{} cannot be mounted because it is inside /proc", target.display()))
             .hint("a symbolic link in the image leads there"));
     }
     Ok(())
 }
+
+/// include/uapi/linux/mount.h; not in every C library's headers.
+const MS_NOSYMFOLLOW: u64 = 1 << 8;
 
 /// mount(2), for options beyond what fsconfig(2) takes.
 fn mount_long(
@@ -305,6 +315,7 @@ fn mount_long(
         (libc::MOUNT_ATTR_NOATIME, libc::MS_NOATIME),
         (libc::MOUNT_ATTR_STRICTATIME, libc::MS_STRICTATIME),
         (libc::MOUNT_ATTR_NODIRATIME, libc::MS_NODIRATIME),
+        (libc::MOUNT_ATTR_NOSYMFOLLOW, MS_NOSYMFOLLOW),
     ];
     let flags = flags.iter().filter(|(a, _)| attrs & a != 0).fold(0, |f, (_, ms)| f | ms);
     let word = |(k, v): &FsOption| v.as_ref().map_or_else(|| k.clone(), |v| format!("{k}={v}"));

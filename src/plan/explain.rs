@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::sys::clone;
+
 use super::{Actor, DeviceKind, Op, Pivot, Plan, Tree};
 
 impl fmt::Display for Plan {
@@ -27,21 +29,12 @@ impl fmt::Display for Plan {
 
 impl Plan {
     fn clone3(&self) -> String {
-        const NAMES: [(i32, &str); 6] = [
-            (libc::CLONE_NEWNS, "NEWNS"),
-            (libc::CLONE_NEWPID, "NEWPID"),
-            (libc::CLONE_NEWNET, "NEWNET"),
-            (libc::CLONE_NEWIPC, "NEWIPC"),
-            (libc::CLONE_NEWUTS, "NEWUTS"),
-            (libc::CLONE_NEWCGROUP, "NEWCGROUP"),
-        ];
-        let mut flags: Vec<_> =
-            NAMES.iter().filter(|(f, _)| self.namespaces.early & *f as u64 != 0).map(|(_, n)| *n).collect();
+        let mut flags = clone::flag_names(self.namespaces.early);
         if self.namespaces.cgroup {
-            flags.push("NEWCGROUP");
+            flags.push_str("|NEWCGROUP");
         }
         if self.cgroup.is_some() {
-            flags.push("INTO_CGROUP");
+            flags.push_str("|INTO_CGROUP");
         }
         let place = match self.tree {
             Tree::OpenTree => "the mount namespace is made of the rootfs alone",
@@ -49,7 +42,7 @@ impl Plan {
             Tree::Clone => "the mount namespace is a copy of the host's",
             Tree::Host => "no mount namespace of its own",
         };
-        format!("clone3({})\n         linux.namespaces — {place}", flags.join("|"))
+        format!("clone3({})\n         linux.namespaces — {place}", flags)
     }
 }
 
@@ -118,8 +111,8 @@ impl Op {
             Op::Link { path, target, .. } => {
                 (format!("symlinkat({target:?}, {path:?})"), "a link that programs expect")
             }
-            Op::Sysctl { key, value } => (
-                format!("write(/proc/sys: {key} = {value})"),
+            Op::Sysctl { path, value } => (
+                format!("write(/proc/sys/{path}, {value:?})"),
                 "through the host's procfs, in the container's namespaces",
             ),
             Op::Loopback => ("ioctl(SIOCSIFFLAGS, \"lo\", UP)".into(), "127.0.0.1 works in the new network namespace"),

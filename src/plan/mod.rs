@@ -178,7 +178,7 @@ pub enum Op {
     /// Makes a symbolic link, if nothing is there (or in its place).
     Link { path: PathBuf, target: &'static str, replace: bool },
     /// Writes a sysctl through a private procfs.
-    Sysctl { key: String, value: String },
+    Sysctl { path: String, value: String },
     /// Brings the loopback interface up.
     Loopback,
     /// Sets the hostname.
@@ -260,6 +260,7 @@ pub enum DeviceKind {
 /// How the old root is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[allow(clippy::enum_variant_names, reason = "the system call's name")]
 pub enum Pivot {
     /// pivot_root(2).
     PivotRoot,

@@ -49,8 +49,10 @@ impl Namespaces {
 /// takes time for each; so a container gets one only where nothing else can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[allow(clippy::enum_variant_names, reason = "the system call's name")]
 pub enum Tree {
-    /// open_tree(2) with OPEN_TREE_NAMESPACE (Linux 7.0) makes a namespace of the rootfs alone.
+    /// open_tree(2) with OPEN_TREE_NAMESPACE (Linux 7.0) makes a namespace of the rootfs alone. Only on demand, until it
+    /// has run on such a kernel.
     OpenTree,
     /// A copy of a tiny namespace that is kept for this.
     Antechamber,
@@ -88,7 +90,6 @@ pub fn tree(namespaces: &Namespaces, facts: &Facts, options: &Options, long_opti
         }
         Some(tree) => Ok(tree),
         None if needs_host => Ok(Tree::Clone),
-        None if facts.kernel >= (7, 0) => Ok(Tree::OpenTree),
         None => Ok(Tree::Antechamber),
     }
 }

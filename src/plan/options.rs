@@ -159,6 +159,9 @@ pub fn parse(fstype: &str, options: &[String]) -> Result<MountOptions> {
         parsed.data.clear(); // sync and its like: runc passes them on, the kernel ignores them
         return Ok(parsed);
     }
+    // A new file system is one mount: `rro` is `ro`.
+    let every = parsed.recursive_attr.set & !parsed.attr.clear;
+    apply(&mut parsed.attr, every, 0);
     if let Some(known) = known_data(fstype) {
         parsed.data = split_commas(std::mem::take(&mut parsed.data));
         let strange = |(k, _): &&FsOption| {
@@ -175,11 +178,13 @@ pub fn parse(fstype: &str, options: &[String]) -> Result<MountOptions> {
     Ok(parsed)
 }
 
+/// The last word wins.
+fn apply(attr: &mut Attr, set: u64, clear: u64) {
+    attr.set = attr.set & !(clear | set) | set;
+    attr.clear = attr.clear & !set | clear;
+}
+
 fn one(parsed: &mut MountOptions, option: &str) {
-    let apply = |attr: &mut Attr, set: u64, clear: u64| {
-        attr.set = attr.set & !(clear | set) | set;
-        attr.clear = attr.clear & !set | clear;
-    };
     let find = |word: &str| ATTRS.iter().find(|(name, _, _)| *name == word && *name != "defaults");
     if option == "defaults" || option.is_empty() {
     } else if let Some((_, set, clear)) = find(option) {
@@ -263,6 +268,12 @@ mod tests {
             let own = options.data.iter().all(|(k, _)| FS_FLAGS.contains(&k.as_str()) || k == "ro");
             assert!(own, "{word} was taken for an option of the file system: {options:?}");
         }
+    }
+
+    #[test]
+    fn recursive_words_hold_for_a_new_file_system() {
+        assert_eq!(p("tmpfs", &["rro", "rnosuid"]).attr.set, RDONLY | NOSUID);
+        assert_eq!(p("tmpfs", &["rro", "rw"]).attr.set, 0);
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub fn plan(
     if Namespaces::of(spec, false).early & libc::CLONE_NEWNET as u64 != 0 {
         steps.child(field("linux.namespaces"), Op::Loopback);
     }
-    names(spec, steps);
+    names(spec, steps)?;
     steps.child(field("process.cwd"), Op::MakeCwd { path: super::clean(process.cwd()) });
     if how != Pivot::Chroot {
         mounts::root(spec, steps);
@@ -108,13 +108,15 @@ pub fn plan(
 }
 
 /// Sysctls and names, in the namespaces they belong to.
-fn names(spec: &Spec, steps: &mut Steps) {
+fn names(spec: &Spec, steps: &mut Steps) -> Result<()> {
     let sysctl = spec.linux().as_ref().and_then(|l| l.sysctl().as_ref());
     let mut sysctl: Vec<_> = sysctl.into_iter().flatten().collect();
     sysctl.sort(); // a map has no order; a plan has
     for (key, value) in sysctl {
         let origin = Origin::field(format!("linux.sysctl[{key:?}]"));
-        steps.child(origin, Op::Sysctl { key: key.clone(), value: value.clone() });
+        // The same reading of the name that was checked.
+        let path = crate::spec::sysctl_path(key).ok_or_else(|| Error::new("is no sysctl").at(origin.clone()))?;
+        steps.child(origin, Op::Sysctl { path, value: value.clone() });
     }
     if let Some(name) = spec.hostname().clone().filter(|n| !n.is_empty()) {
         steps.child(Origin::field("hostname"), Op::Hostname { name });
@@ -122,6 +124,7 @@ fn names(spec: &Spec, steps: &mut Steps) {
     if let Some(name) = spec.domainname().clone().filter(|n| !n.is_empty()) {
         steps.child(Origin::field("domainname"), Op::Domainname { name });
     }
+    Ok(())
 }
 
 type Limit = (u32, String, u64, u64);
@@ -148,7 +151,7 @@ fn rlimits(process: &Process) -> Vec<(Origin, Limit)> {
     let limit = |(i, l): (usize, &oci_spec::runtime::PosixRlimit)| {
         let name = l.typ().to_string();
         let origin = Origin::new(format!("process.rlimits[{i}]"), name.clone());
-        (origin, (number(l.typ()) as u32, name, l.soft(), l.hard()))
+        (origin, (number(l.typ()), name, l.soft(), l.hard()))
     };
     process.rlimits().iter().flatten().enumerate().map(limit).collect()
 }

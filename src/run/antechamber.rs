@@ -86,7 +86,7 @@ fn find(shared: &OwnedFd) -> Option<OwnedFd> {
     const NSFS_MAGIC: i64 = 0x6e73_6673; // include/uapi/linux/magic.h
     let path = Path::new(DIR).join(FILE);
     let fd = rustix::fs::openat(shared, &path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let nsfs = rustix::fs::fstatfs(&fd).is_ok_and(|fs| fs.f_type as i64 == NSFS_MAGIC);
+    let nsfs = rustix::fs::fstatfs(&fd).is_ok_and(|fs| fs.f_type == NSFS_MAGIC);
     nsfs.then_some(fd)
 }
 

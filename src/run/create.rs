@@ -141,7 +141,7 @@ fn finish(
     let page = if request.options.run { Some(Page::new().doing("make the page for errors")?) } else { None };
     let mut inherited = Some(Inherited {
         plan,
-        socket: socket::pair().doing("make a socket pair")?.0, // replaced in `spawn`
+        socket: None,
         listener,
         rootfs: prepared.rootfs.ok_or_else(|| Error::new("the rootfs was not opened"))?,
         namespace: prepared.namespace,
@@ -259,7 +259,7 @@ impl Waiting<'_, '_> {
     fn try_once<'p>(&mut self, inherited: &mut Option<Inherited<'p>>, half: &mut Half) -> Result<OwnedFd> {
         let (ours, theirs) = socket::pair().doing("make a socket pair")?;
         if let Some(i) = inherited {
-            i.socket = theirs;
+            i.socket = Some(theirs);
         }
         let cgroup = half.prepared.cgroup.as_ref();
         let mut ours = Some(ours);
@@ -267,15 +267,11 @@ impl Waiting<'_, '_> {
         let ours = ours.ok_or_else(|| Error::new("the socket pair was lost"))?;
         let pid = child.pid;
         half.child = Some(child);
-        let placed = match inherited {
-            Some(i) => {
-                // The child's end must be the child's alone, for its end of file to reach us.
-                let (nobodys, _) = socket::pair().doing("make a socket pair")?;
-                i.socket = nobodys;
-                i.placed
-            }
-            None => true,
-        };
+        // The child's end must be the child's alone, for its end of file to reach us.
+        let placed = inherited.as_mut().is_none_or(|i| {
+            i.socket = None;
+            i.placed
+        });
         if !placed && let Some(cgroup) = cgroup {
             cgroup.attach(pid)?;
             sync::tell(&ours, &ToChild::Placed).doing("tell the child that it was moved")?;

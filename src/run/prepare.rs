@@ -118,7 +118,7 @@ fn check_kind(tree: &OwnedFd, kind: SourceKind, path: &Path) -> Result<()> {
         }
         SourceKind::Procfs => {
             let fs = rustix::fs::fstatfs(tree).call("fstatfs", || format!("{path:?}")).doing("check the source")?;
-            if fs.f_type as i64 == libc::PROC_SUPER_MAGIC as i64 {
+            if fs.f_type as i64 == libc::PROC_SUPER_MAGIC {
                 return Ok(());
             }
             Err(Error::new("/proc cannot be mounted because it is not of type proc"))

@@ -22,6 +22,7 @@ pub fn start(container: &Container, state: &State) -> Result<()> {
     let (page, fd) = Page::new().doing("make the page for errors")?;
     sync::tell(&peer, &ToChild::Go(Some(fd))).map_err(|_| already())?;
     // The answer, and then the end of file. Another start may have been faster, and its execve resets us.
+    let mut answered = false;
     loop {
         let [spoke, ended] =
             socket::wait_any([peer.as_fd(), init.as_fd()], None).doing("wait for the container's process")?;
@@ -29,7 +30,7 @@ pub fn start(container: &Container, state: &State) -> Result<()> {
             break;
         }
         match sync::listen(peer.as_fd()) {
-            Ok(Some(FromChild::Ready)) => continue,
+            Ok(Some(FromChild::Ready)) => answered = true,
             Ok(Some(FromChild::Failed(report))) => return Err(explain(report.error())),
             Ok(None) => break,
             Err(_) => return Err(already()),
@@ -37,6 +38,7 @@ pub fn start(container: &Container, state: &State) -> Result<()> {
     }
     match Report::from_bytes(&page.read()) {
         Some(report) => Err(explain(report.error())),
+        None if !answered => Err(stopped()), // it was killed before it could go on
         None => {
             remove_start(&container.dir);
             Ok(())

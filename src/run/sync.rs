@@ -78,17 +78,16 @@ impl Report {
     /// As bytes; longer texts than the page holds are cut.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut report = self.clone();
-        let bytes = loop {
+        loop {
             let bytes = serde_json::to_vec(&report).unwrap_or_default();
             if bytes.len() < sys::page::SIZE {
-                break bytes;
+                return bytes;
             }
             match &mut report.call {
                 Some((_, args, _)) if args.len() > report.doing.len() => shorten(args),
                 _ => shorten(&mut report.doing),
             }
-        };
-        bytes
+        }
     }
 
     /// From the page or a message.

@@ -65,7 +65,7 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Child
 }
 
 /// The names of CLONE_NEW* flags, for messages.
-fn flag_names(flags: u64) -> String {
+pub fn flag_names(flags: u64) -> String {
     const NAMES: [(i32, &str); 8] = [
         (libc::CLONE_NEWUSER, "NEWUSER"),
         (libc::CLONE_NEWNS, "NEWNS"),
@@ -182,7 +182,7 @@ pub fn reap_others(keep: i32) {
 /// The inode of a pidfd, which no other process of this boot has; 0 before Linux 6.9, where all share one.
 pub fn pidfd_inode(pidfd: impl AsFd) -> u64 {
     const PID_FS_MAGIC: i64 = 0x5049_4446; // include/uapi/linux/magic.h
-    let pidfs = rustix::fs::fstatfs(&pidfd).is_ok_and(|fs| fs.f_type as i64 == PID_FS_MAGIC);
+    let pidfs = rustix::fs::fstatfs(&pidfd).is_ok_and(|fs| fs.f_type == PID_FS_MAGIC);
     if !pidfs {
         return 0;
     }

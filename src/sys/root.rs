@@ -58,7 +58,7 @@ pub fn make_file(root: impl AsFd, path: &Path) -> Result<OwnedFd> {
 }
 
 /// The directory that holds `path`'s last component (made if it is missing), and that component's name.
-pub fn parent<'p>(root: impl AsFd, path: &'p Path) -> Result<(OwnedFd, &'p Path)> {
+pub fn parent(root: impl AsFd, path: &Path) -> Result<(OwnedFd, &Path)> {
     let name =
         path.file_name().ok_or_else(|| SysError::new("openat2", format!("{path:?}: no file name"), Errno::EINVAL))?;
     Ok((make_dir(root, path.parent().unwrap_or(Path::new("/")))?, Path::new(name)))
