@@ -59,7 +59,7 @@ impl Child<'_> {
 
     /// The limit as config.json has it. What would hinder the runtime itself (open files) is set at last.
     pub fn rlimit(&mut self, resource: u32, name: &str, soft: u64, hard: u64) -> Result<()> {
-        if resource == libc::RLIMIT_NOFILE {
+        if resource == libc::RLIMIT_NOFILE as u32 {
             self.in_.nofile = None;
         }
         process::set_rlimit(resource, soft, hard).doing(format!("set {name}"))
@@ -217,7 +217,7 @@ impl Child<'_> {
     fn put_nofile_back(&mut self) -> Result<()> {
         match self.in_.nofile.take() {
             Some((soft, hard)) => {
-                process::set_rlimit(libc::RLIMIT_NOFILE, soft, hard).doing("put the limit of open files back")
+                process::set_rlimit(libc::RLIMIT_NOFILE as u32, soft, hard).doing("put the limit of open files back")
             }
             None => Ok(()),
         }

@@ -151,7 +151,7 @@ fn rlimits(process: &Process) -> Vec<(Origin, Limit)> {
     let limit = |(i, l): (usize, &oci_spec::runtime::PosixRlimit)| {
         let name = l.typ().to_string();
         let origin = Origin::new(format!("process.rlimits[{i}]"), name.clone());
-        (origin, (number(l.typ()), name, l.soft(), l.hard()))
+        (origin, (number(l.typ()) as u32, name, l.soft(), l.hard()))
     };
     process.rlimits().iter().flatten().enumerate().map(limit).collect()
 }
