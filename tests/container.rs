@@ -77,8 +77,10 @@ impl Bed {
             )
         };
         // The antechamber is made by the first who needs it, and stays.
-        let warm = self.tare(&["run", "--mount-namespace=antechamber", "warm"]);
-        let _ = (warm, self.tare(&["delete", "--force", "warm"]));
+        // Its id is this bed's own: the cgroup of the name is the whole host's.
+        let warm = format!("{}-warm", self.id());
+        self.tare(&["run", "--mount-namespace=antechamber", &warm]);
+        self.tare(&["delete", "--force", &warm]);
         TREES.iter().map(one).collect()
     }
 
@@ -372,7 +374,7 @@ fn without_a_mount_namespace() {
     bed.config.as_object_mut().unwrap().remove("hostname");
     bed.shell("ls /bin/sh; ls -d /dev/null");
     let before = left_behind();
-    let out = bed.tare(&["run", "x"]);
+    let out = bed.tare(&["run", &bed.id()]);
     assert_eq!(String::from_utf8_lossy(&out.stdout), "/bin/sh\n/dev/null\n", "{out:?}");
     assert_eq!(left_behind(), before);
 }
