@@ -41,6 +41,10 @@ pub fn process(pid: i32) -> Option<Process> {
 /// The kernel shifts start times by the boottime offset of the reader's time namespace; one that is in another than the
 /// creator's must take it out again.
 fn time_offset_ticks() -> i64 {
+    // The initial time namespace has none (include/uapi/linux/nsfs.h, TIME_NS_INIT_INO; the same since Linux 5.6).
+    if rustix::fs::stat("/proc/self/ns/time").is_ok_and(|s| s.st_ino == 0xEFFF_FFFA) {
+        return 0;
+    }
     let Ok(text) = std::fs::read_to_string("/proc/self/timens_offsets") else { return 0 };
     let line = text.lines().find(|l| l.starts_with("boottime"));
     let seconds = line.and_then(|l| l.split_whitespace().nth(1)?.parse::<i64>().ok()).unwrap_or(0);

@@ -2,7 +2,6 @@
 //!
 //! The way in is [`parse`], then [`check`](check()): after both, what tare does not do is refused, what it ignores is in the
 //! log, and no string of the configuration holds a NUL.
-#![allow(dead_code, unused_imports)] // until the commands use it
 
 mod check;
 mod default;
@@ -42,6 +41,7 @@ pub fn parse(text: &str, log: &mut Vec<String>) -> Result<Spec> {
         Err(error) => repair::reread(text, error, log)?,
     };
     refuse_nul(text)?;
+    repair::absent_pids_limit(&mut spec, text);
     empty_is_absent(&mut spec);
     Ok(spec)
 }

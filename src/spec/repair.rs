@@ -38,6 +38,18 @@ pub fn reread(text: &str, error: Error, log: &mut Vec<String>) -> Result<Spec> {
     serde_path_to_error::deserialize(tree).map_err(|e| explain(&e.path().to_string(), e.inner()))
 }
 
+/// oci-spec reads `"pids": {}` as the limit 0, which would let no process in; runc takes it for no limit.
+pub fn absent_pids_limit(spec: &mut Spec, text: &str) {
+    let Some(resources) = spec.linux_mut().as_mut().and_then(|l| l.resources_mut().as_mut()) else { return };
+    if resources.pids().is_none_or(|pids| pids.limit() != 0) || text.len() > LARGEST {
+        return;
+    }
+    let tree = serde_json::from_str::<Value>(text).unwrap_or_default();
+    if tree["linux"]["resources"]["pids"]["limit"].is_null() {
+        resources.set_pids(None);
+    }
+}
+
 /// The member of that name, if both are objects.
 fn object<'a>(tree: &'a mut Value, name: &str) -> Option<&'a mut Map<String, Value>> {
     tree.get_mut(name)?.as_object_mut()

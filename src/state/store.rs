@@ -322,10 +322,14 @@ impl Container {
             r => r.doing("find the container's process")?,
         };
         let inode = sys::clone::pidfd_inode(&pidfd);
-        if state.pidfd_inode != 0 && inode != 0 && state.pidfd_inode != inode {
-            return Ok(None);
-        }
-        Ok(host::process(state.pid).filter(|p| p.start_time == state.start_time && !p.is_dead()).map(|_| pidfd))
+        let lives = if state.pidfd_inode != 0 && inode != 0 {
+            // A pidfd is readable once the process has ended, a zombie's too.
+            state.pidfd_inode == inode
+                && socket::wait_any([pidfd.as_fd()], Some(0)).doing("look at the container's process")? == [false]
+        } else {
+            host::process(state.pid).is_some_and(|p| p.start_time == state.start_time && !p.is_dead())
+        };
+        Ok(lives.then_some(pidfd))
     }
 }
 
