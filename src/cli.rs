@@ -90,6 +90,16 @@ pub enum Command {
     Kill(Kill),
     /// Remove a container
     Delete(Delete),
+    /// Stop all processes of a container
+    Pause(Id),
+    /// Let the processes of a paused container go on
+    Resume(Id),
+    /// List the processes of a container
+    Ps(Ps),
+    /// Print what a container uses, and when it runs out of memory
+    Events(Events),
+    /// Change the limits of a container
+    Update(Box<Update>),
     /// Write a config.json to start from
     Spec(Spec),
     /// Print what tare can do, as the OCI features document
@@ -195,6 +205,94 @@ pub struct Delete {
     /// Kill it first, if it runs; no error if it is not there
     #[arg(long, short)]
     pub force: bool,
+    /// Id of the container
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Ps {
+    /// table or json
+    #[arg(long, short, value_name = "FORMAT", default_value = "table")]
+    pub format: ListFormat,
+    /// Id of the container, and options of ps(1) for the table [default: -ef]
+    #[arg(value_name = "ID [OPTIONS]", required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Time between two lines of statistics
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    pub interval: String,
+    /// Print the statistics once, and end
+    #[arg(long)]
+    pub stats: bool,
+    /// Id of the container
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// What is not given stays as it is
+#[derive(Debug, Args)]
+pub struct Update {
+    /// File with the new values in the form of linux.resources, or - for standard input; all other flags are ignored
+    #[arg(long, short, value_name = "FILE")]
+    pub resources: Option<PathBuf>,
+    /// Weight for block devices, 10 to 1000
+    #[arg(long, value_name = "WEIGHT")]
+    pub blkio_weight: Option<u16>,
+    /// Period of the CPU quota in microseconds
+    #[arg(long, value_name = "N")]
+    pub cpu_period: Option<u64>,
+    /// Microseconds of CPU time in a period; -1 for no limit
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub cpu_quota: Option<i64>,
+    /// Microseconds of CPU time that may be saved up
+    #[arg(long, value_name = "N")]
+    pub cpu_burst: Option<u64>,
+    /// CPU shares (1024 is ordinary), relative to other containers
+    #[arg(long, value_name = "N")]
+    pub cpu_share: Option<u64>,
+    /// Not on cgroup v2
+    #[arg(long, value_name = "N", hide = true)]
+    pub cpu_rt_period: Option<u64>,
+    /// Not on cgroup v2
+    #[arg(long, value_name = "N", hide = true, allow_negative_numbers = true)]
+    pub cpu_rt_runtime: Option<i64>,
+    /// CPUs that may be used: 0-2,7
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes that may be used: 0-2,7
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_mems: Option<String>,
+    /// 1 for CPU time that nobody else wants only, 0 for an ordinary share
+    #[arg(long, value_name = "0|1", allow_negative_numbers = true)]
+    pub cpu_idle: Option<i64>,
+    /// Memory in bytes, or with a unit (64M); -1 for no limit
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub memory: Option<String>,
+    /// Memory that is kept for the container
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub memory_reservation: Option<String>,
+    /// Memory and swap together; -1 for no limit on swap
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub memory_swap: Option<String>,
+    /// Ignored: the kernel has no such limit any more
+    #[arg(long, value_name = "SIZE", hide = true, allow_negative_numbers = true)]
+    pub kernel_memory: Option<String>,
+    /// Ignored: the kernel has no such limit any more
+    #[arg(long, value_name = "SIZE", hide = true, allow_negative_numbers = true)]
+    pub kernel_memory_tcp: Option<String>,
+    /// Number of processes; -1 for no limit
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub pids_limit: Option<i64>,
+    /// Not supported yet
+    #[arg(long, value_name = "SCHEMA", hide = true)]
+    pub l3_cache_schema: Option<String>,
+    /// Not supported yet
+    #[arg(long, value_name = "SCHEMA", hide = true)]
+    pub mem_bw_schema: Option<String>,
     /// Id of the container
     #[arg(value_name = "ID")]
     pub id: String,

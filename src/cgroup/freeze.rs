@@ -6,13 +6,13 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{OFlags, inotify};
 
 use super::fs::{Cgroup, gone, open_file, open_parent, read, write};
 use super::tree::walk;
 use crate::error::{Doing, Error, Origin, Result};
-use crate::sys::{self, Call};
+use crate::sys::{self, Call, socket};
 
 /// How long every process may take to freeze or to go: as long as runc gives it to freeze. One in an uninterruptible
 /// sleep takes as long as its device does.
@@ -63,11 +63,6 @@ impl Watch {
             Err(e) if gone(e.errno) => Ok(None),
             Err(e) => Err(e),
         }
-    }
-
-    /// The descriptor to poll, unless the cgroup is gone.
-    pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.0.as_ref().map(AsFd::as_fd)
     }
 
     /// Waits until `done` or the cgroup is gone, and at most until `deadline`. Says what it was at the end. `cgroup` is the
@@ -127,9 +122,8 @@ impl Removal {
 
 /// Sleeps until the file has changed or a neighbour or the cgroup itself was removed, and no longer than `left`.
 fn poll(file: BorrowedFd<'_>, removal: &Removal, left: Duration) -> sys::Result<()> {
-    let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
     let mut fds = [PollFd::new(&file, PollFlags::PRI), PollFd::new(&removal.0, PollFlags::IN)];
-    match rustix::event::poll(&mut fds, Some(&timeout)) {
+    match rustix::event::poll(&mut fds, Some(&socket::timespec(left))) {
         Err(rustix::io::Errno::INTR) => Ok(()),
         other => {
             other.call("poll", || "\"cgroup.events\", POLLPRI".into())?;

@@ -2,11 +2,15 @@
 
 mod create;
 mod delete;
+mod events;
 mod kill;
 mod list;
+mod pause;
 mod plan;
+mod ps;
 mod spec;
 mod state;
+mod update;
 
 use std::path::PathBuf;
 
@@ -31,6 +35,11 @@ pub fn run(cli: Cli, log: &mut Log) -> Result<i32> {
         Command::List(args) => list::list(args, &store()?),
         Command::Kill(args) => kill::kill(args, &store()?),
         Command::Delete(args) => delete::delete(args, &store()?),
+        Command::Pause(args) => pause::pause(&args.id, &store()?),
+        Command::Resume(args) => pause::resume(&args.id, &store()?),
+        Command::Ps(args) => ps::ps(args, &store()?),
+        Command::Events(args) => events::events(args, &store()?),
+        Command::Update(args) => update::update(args, &store()?, log),
         Command::Spec(args) => spec::spec(args),
         Command::Features => spec::features(),
         Command::Plan(args) => plan::plan(args, global, log),
