@@ -190,19 +190,20 @@ fn attrs(parsed: &MountOptions, base: Option<u64>) -> Vec<(Attr, bool)> {
     let base = base.filter(|_| !covered).map(|flag| Propagation { flag, recursive: true });
     let mut propagation = base.iter().chain(own);
     let first = propagation.next();
-    let mut all = parsed.recursive_attr;
-    if let Some(first) = first.filter(|p| p.recursive) {
-        all.propagation = first.flag;
-    }
-    if !all.is_empty() {
-        calls.push((all, true));
-    }
     let mut one = parsed.attr;
     if let Some(first) = first.filter(|p| !p.recursive) {
         one.propagation = first.flag;
     }
     if !one.is_empty() {
         calls.push((one, false));
+    }
+    // After the mount's own: `rro` with `rw` is read-only, with runc and crun as well.
+    let mut all = parsed.recursive_attr;
+    if let Some(first) = first.filter(|p| p.recursive) {
+        all.propagation = first.flag;
+    }
+    if !all.is_empty() {
+        calls.push((all, true));
     }
     calls.extend(propagation.map(|p| (Attr { propagation: p.flag, ..Attr::default() }, p.recursive)));
     calls
