@@ -132,8 +132,14 @@ impl Bed {
     /// Gives the bed a copy of the host's mount namespace, in which the test may mount what it likes: tare and `on_host`
     /// run there, and it goes with the bed.
     pub fn own_host(&mut self) -> &mut Bed {
-        let mut unshare = Command::new("unshare");
-        unshare.args(["--mount", "--propagation", "private", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        self.own_host_by(&[])
+    }
+
+    /// The same, made by a program that executes what follows: `taskset`.
+    pub fn own_host_by(&mut self, through: &[&str]) -> &mut Bed {
+        let words = [through, &["unshare", "--mount", "--propagation", "private", "cat"]].concat();
+        let mut unshare = Command::new(words[0]);
+        unshare.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut cat = unshare.spawn().expect("this test needs unshare (util-linux)");
         // What comes back tells that the namespace is there.
         cat.stdin.as_mut().unwrap().write_all(b"x").unwrap();
