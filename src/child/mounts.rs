@@ -72,6 +72,10 @@ impl Child<'_> {
             None => root::make_file(&self.in_.rootfs, target).doing("make the target")?,
         };
         check_not_proc(&onto, target)?;
+        if !is(&tree, FileType::Directory)? && is(&onto, FileType::Directory)? {
+            // move_mount(2) would say EINVAL; Docker looks for mount(2)'s words.
+            return Err(Error::new("attach the mount: not a directory").hint("a file can only be mounted on a file"));
+        }
         mount::move_mount(&tree, &onto, target).doing("attach the mount")
     }
 

@@ -140,7 +140,10 @@ impl Op {
                 (format!("keyctl(JOIN_SESSION_KEYRING, {name:?})"), "the caller's keys are not the container's")
             }
             Op::Reset { preserve_fds } => (
-                format!("sched_setaffinity(), sigprocmask(), close_range({}, CLOEXEC)", 3 + preserve_fds),
+                format!(
+                    "sched_setaffinity(), sigprocmask(), close_range({}, CLOEXEC)",
+                    3_u32.saturating_add(*preserve_fds)
+                ),
                 "what the caller's state must not do to the container",
             ),
             Op::RaiseRlimit { name, hard, .. } => (
