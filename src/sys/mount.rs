@@ -73,6 +73,18 @@ pub fn mount_setattr_at(dir: impl AsFd, path: &Path, attr: Attr, recursive: bool
     if r == 0 { Ok(()) } else { Err(SysError::last("mount_setattr", args())) }
 }
 
+/// Sets the propagation of a container's root and of all below it, before anything is mounted in it: a copy is a peer of
+/// its source, and what is mounted in the one appears in the other.
+pub fn set_root_propagation(root: impl AsFd, propagation: u64) -> Result<()> {
+    let attr = |propagation| Attr { propagation, ..Attr::default() };
+    mount_setattr(&root, attr(propagation), true)?;
+    if propagation == libc::MS_SHARED {
+        // The root itself becomes shared when all is mounted: pivot_root(2) refuses a shared one, too.
+        mount_setattr(&root, attr(libc::MS_SLAVE), false)?;
+    }
+    Ok(())
+}
+
 fn c_string(call: &'static str, path: &Path) -> Result<CString> {
     use std::os::unix::ffi::OsStrExt;
     CString::new(path.as_os_str().as_bytes())
