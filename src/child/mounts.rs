@@ -236,12 +236,10 @@ impl Child<'_> {
 
     /// Makes the rootfs the root and leaves nothing of the old one in reach.
     pub fn pivot(&mut self, how: Pivot) -> Result<()> {
-        if self.in_.plan.tree == Tree::OpenTree {
-            return Ok(()); // the namespace was made with this root
-        }
         let enter = || rustix::process::fchdir(&self.in_.rootfs).call("fchdir", || "the rootfs".into());
         enter().doing("enter the rootfs")?;
         match how {
+            Pivot::Done => {}
             Pivot::PivotRoot => {
                 mount::pivot_here().doing("change the root")?;
                 mount::detach_here().doing("leave the old root")?;

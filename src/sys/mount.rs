@@ -171,11 +171,18 @@ pub fn chroot_here() -> Result<()> {
     rustix::process::chroot(".").call("chroot", || "\".\"".into())
 }
 
-/// open_tree(2) with OPEN_TREE_NAMESPACE (Linux 7.0): a new mount namespace whose root is a copy of the mount at `dir` and
-/// all below it.
+/// include/uapi/linux/mount.h
+const OPEN_TREE_NAMESPACE: OpenTreeFlags = OpenTreeFlags::from_bits_retain(1 << 1);
+
+/// Whether the kernel has OPEN_TREE_NAMESPACE (Linux 7.0): one that does not know the flag says so before it looks at the
+/// path, which is nowhere.
+pub fn has_open_tree_namespace() -> bool {
+    rustix::mount::open_tree(CWD, "", OPEN_TREE_NAMESPACE).is_err_and(|e| e == rustix::io::Errno::NOENT)
+}
+
+/// open_tree(2) with OPEN_TREE_NAMESPACE: a new mount namespace whose root is a copy of the mount at `dir` and all below it.
 pub fn open_tree_namespace(dir: impl AsFd) -> Result<OwnedFd> {
-    const OPEN_TREE_NAMESPACE: u32 = 1 << 1; // include/uapi/linux/mount.h
-    let flags = OpenTreeFlags::from_bits_retain(OPEN_TREE_NAMESPACE)
+    let flags = OPEN_TREE_NAMESPACE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE
         | OpenTreeFlags::AT_EMPTY_PATH;
