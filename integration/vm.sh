@@ -8,7 +8,7 @@ project=$(realpath "$(dirname "${BASH_SOURCE[0]}")/..")
 self=$(realpath "$0")
 name=$(basename "$0")
 packages=containerd,runc,crun,busybox-static,jq,python3,procps,strace,iproute2,util-linux,mount # as in integration/native
-packages+=,kmod,systemd,systemd-sysv,dbus,libseccomp2,user-mode-linux,qemu-system-x86
+packages+=,kmod,systemd,systemd-sysv,dbus,libseccomp2,user-mode-linux,qemu-system-x86,virtiofsd
 
 die() { echo "$name: $*" >&2; exit 125; }
 
