@@ -2,7 +2,7 @@
 //! descriptor from then on.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
@@ -35,25 +35,25 @@ impl Child<'_> {
                 // Nothing that is done in here shall reach the host.
                 mount::mount_setattr_at(CWD, Path::new("/"), propagation(libc::MS_SLAVE), true)
                     .doing("cut the mount namespace off the host's")?;
-                attach(&self.rootfs_path())
+                attach(self.rootfs().0)
             }
             Tree::OpenTree => {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 let root = rustix::fs::open("/", flags, Mode::empty()).call("open", || "\"/\"".into());
                 self.in_.rootfs = root.doing("open the root of the new mount namespace")?;
-                Ok(())
+                mount::set_root_propagation(&self.in_.rootfs, self.rootfs().1).doing("set the rootfs's propagation")
             }
             Tree::Host => Ok(()),
         }
     }
 
-    /// The rootfs as the host names it.
-    fn rootfs_path(&self) -> PathBuf {
-        let path = self.in_.plan.steps.iter().find_map(|s| match &s.op {
-            Op::OpenRootfs { path, .. } => Some(path.clone()),
+    /// The rootfs as the host names it, and its propagation.
+    fn rootfs(&self) -> (&Path, u64) {
+        let rootfs = self.in_.plan.steps.iter().find_map(|s| match &s.op {
+            Op::OpenRootfs { path, propagation } => Some((path.as_path(), *propagation)),
             _ => None,
         });
-        path.unwrap_or_else(|| PathBuf::from("/"))
+        rootfs.unwrap_or((Path::new("/"), libc::MS_PRIVATE))
     }
 
     /// A bind mount.
@@ -240,18 +240,16 @@ impl Child<'_> {
 
     /// Makes the rootfs the root and leaves nothing of the old one in reach.
     pub fn pivot(&mut self, how: Pivot) -> Result<()> {
-        if self.in_.plan.tree == Tree::OpenTree {
-            return Ok(()); // the namespace was made with this root
-        }
         let enter = || rustix::process::fchdir(&self.in_.rootfs).call("fchdir", || "the rootfs".into());
         enter().doing("enter the rootfs")?;
         match how {
+            Pivot::Done => {}
             Pivot::PivotRoot => {
                 mount::pivot_here().doing("change the root")?;
                 mount::detach_here().doing("leave the old root")?;
             }
             Pivot::MoveRoot => {
-                detach_kernel_mounts(&self.rootfs_path())?;
+                detach_kernel_mounts(self.rootfs().0)?;
                 mount::move_mount_to_path(&self.in_.rootfs, Path::new("/")).doing("move the rootfs onto the root")?;
                 mount::chroot_here().doing("change the root")?;
             }

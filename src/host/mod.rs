@@ -61,7 +61,7 @@ pub fn facts(cgroup: Option<&cgroup::Host>) -> Result<Facts> {
         return Err(Error::new(format!("Linux {release} is too old: tare needs 5.14 or newer")));
     }
     Ok(Facts {
-        kernel,
+        open_tree_namespace: crate::sys::mount::has_open_tree_namespace(),
         privileged: rustix::process::geteuid().is_root() && is_initial_user_namespace(),
         permitted: process::permitted().doing("read the runtime's capabilities")?,
         kcore: Path::new("/proc/kcore").exists(),

@@ -29,7 +29,8 @@ impl fmt::Display for Plan {
 
 impl Plan {
     fn clone3(&self) -> String {
-        let mut flags = clone::flag_names(self.namespaces.early);
+        let elsewhere = if self.tree == Tree::OpenTree { libc::CLONE_NEWNS as u64 } else { 0 };
+        let mut flags = clone::flag_names(self.namespaces.early & !elsewhere);
         if self.namespaces.cgroup {
             flags.push_str("|NEWCGROUP");
         }
@@ -37,7 +38,7 @@ impl Plan {
             flags.push_str("|INTO_CGROUP");
         }
         let place = match self.tree {
-            Tree::OpenTree => "the mount namespace is made of the rootfs alone",
+            Tree::OpenTree => "the mount namespace is there already, and has the rootfs alone",
             Tree::Antechamber => "the mount namespace is a copy of the antechamber, which has three mounts",
             Tree::Clone => "the mount namespace is a copy of the host's",
             Tree::Host => "no mount namespace of its own",
@@ -51,6 +52,10 @@ impl Op {
     fn explain(&self, tree: Tree) -> (String, &'static str) {
         match self {
             Op::OpenRootfs { path, .. } if tree == Tree::Host => (format!("open({path:?})"), "the container's root"),
+            Op::OpenRootfs { path, .. } if tree == Tree::OpenTree => (
+                format!("open_tree({path:?}, NAMESPACE|AT_RECURSIVE)"),
+                "a mount namespace of the container's root alone",
+            ),
             Op::OpenRootfs { path, .. } => {
                 (format!("open_tree({path:?}, CLONE|AT_RECURSIVE)"), "the container's root, as a tree of its own")
             }
@@ -80,7 +85,7 @@ impl Op {
                 ("libseccomp, or the cache; send the filter to the child".into(), "compiled while the child mounts")
             }
             Op::AttachRootfs if tree == Tree::OpenTree => {
-                ("open(\"/\")".into(), "the new namespace has the rootfs for its root")
+                ("setns(NEWNS), open(\"/\"), mount_setattr()".into(), "the new namespace has the rootfs for its root")
             }
             Op::AttachRootfs => {
                 ("move_mount(rootfs)".into(), "the container's root becomes a mount of the new namespace")
@@ -130,6 +135,7 @@ impl Op {
             Op::RootPropagation { .. } => {
                 ("mount_setattr(\"/\", propagation)".into(), "pivot_root refuses a shared root")
             }
+            Op::Pivot { how: Pivot::Done } => ("chdir(\"/\")".into(), "the namespace was made with this root"),
             Op::Pivot { how: Pivot::PivotRoot } => {
                 ("pivot_root(\".\", \".\"), umount2(\".\", DETACH)".into(), "nothing of the old root stays in reach")
             }

@@ -27,8 +27,8 @@ pub use process::{Capabilities, Environment, candidates};
 /// What was found out about the host and the caller before planning.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// Kernel version, major and minor.
-    pub kernel: (u32, u32),
+    /// The kernel has OPEN_TREE_NAMESPACE.
+    pub open_tree_namespace: bool,
     /// Effective user id 0 in the initial user namespace: the antechamber can be used.
     pub privileged: bool,
     /// The capabilities that the runtime has and may give.
@@ -262,6 +262,8 @@ pub enum DeviceKind {
 #[serde(rename_all = "kebab-case")]
 #[allow(clippy::enum_variant_names, reason = "the system call's name")]
 pub enum Pivot {
+    /// The namespace was made with this root.
+    Done,
     /// pivot_root(2).
     PivotRoot,
     /// `--no-pivot`: the root mount is moved onto "/", then chroot(2).
@@ -296,6 +298,7 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options, log: &mut Vec<String>
     mounts::restrict(spec, &mut steps);
     let how = match (tree, options.no_pivot) {
         (Tree::Host, _) => Pivot::Chroot,
+        (Tree::OpenTree, _) => Pivot::Done,
         (_, true) => Pivot::MoveRoot,
         _ => Pivot::PivotRoot,
     };

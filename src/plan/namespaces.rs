@@ -51,8 +51,7 @@ impl Namespaces {
 #[serde(rename_all = "kebab-case")]
 #[allow(clippy::enum_variant_names, reason = "the system call's name")]
 pub enum Tree {
-    /// open_tree(2) with OPEN_TREE_NAMESPACE (Linux 7.0) makes a namespace of the rootfs alone. Only on demand, until it
-    /// has run on such a kernel.
+    /// open_tree(2) with OPEN_TREE_NAMESPACE (Linux 7.0) makes a namespace of the rootfs alone.
     OpenTree,
     /// A copy of a tiny namespace that is kept for this.
     Antechamber,
@@ -82,7 +81,7 @@ pub fn tree(namespaces: &Namespaces, facts: &Facts, options: &Options, long_opti
     }
     let needs_host = options.no_pivot || long_options || !facts.privileged;
     match options.tree {
-        Some(Tree::OpenTree) if facts.kernel < (7, 0) => {
+        Some(Tree::OpenTree) if !facts.open_tree_namespace => {
             Err(Error::new("open-tree needs Linux 7.0 or newer").field("--mount-namespace"))
         }
         Some(tree) if tree != Tree::Clone && needs_host => {
@@ -90,6 +89,44 @@ pub fn tree(namespaces: &Namespaces, facts: &Facts, options: &Options, long_opti
         }
         Some(tree) => Ok(tree),
         None if needs_host => Ok(Tree::Clone),
+        None if facts.open_tree_namespace => Ok(Tree::OpenTree),
         None => Ok(Tree::Antechamber),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_the_mount_namespace_comes_from() {
+        let own = Namespaces { early: libc::CLONE_NEWNS as u64, cgroup: false };
+        let facts = |open_tree_namespace, privileged| Facts {
+            open_tree_namespace,
+            privileged,
+            permitted: 0,
+            kcore: false,
+            cgroup_root: Default::default(),
+            own_cgroup: String::new(),
+        };
+        let options = |tree, no_pivot| Options { tree, no_pivot, ..Options::default() };
+        let long = |facts: &Facts, long_options| tree(&own, facts, &options(None, false), long_options).ok();
+        for new in [false, true] {
+            let best = if new { Tree::OpenTree } else { Tree::Antechamber };
+            assert_eq!(long(&facts(new, true), false), Some(best));
+            // What needs the host's paths inside, or rights that the caller has not.
+            assert_eq!(long(&facts(new, true), true), Some(Tree::Clone));
+            assert_eq!(long(&facts(new, false), false), Some(Tree::Clone));
+            let asked = |asked, no_pivot| tree(&own, &facts(new, true), &options(asked, no_pivot), false).ok();
+            assert_eq!(asked(None, true), Some(Tree::Clone));
+            assert_eq!(asked(Some(Tree::Clone), false), Some(Tree::Clone));
+            assert_eq!(asked(Some(Tree::Antechamber), false), Some(Tree::Antechamber));
+            assert_eq!(asked(Some(Tree::Antechamber), true), None);
+            assert_eq!(asked(Some(Tree::OpenTree), false), new.then_some(Tree::OpenTree));
+            assert_eq!(
+                tree(&Namespaces::default(), &facts(new, true), &Options::default(), false).ok(),
+                Some(Tree::Host)
+            );
+        }
     }
 }

@@ -89,12 +89,7 @@ fn open_rootfs(tree: Tree, path: &Path, propagation: u64, to: &mut Prepared) -> 
         }
         Tree::Antechamber | Tree::Clone => {
             let tree = mount::open_tree(&dir, Path::new(""), true, false).doing("open the rootfs as a tree")?;
-            let attr = |propagation| Attr { propagation, ..Attr::default() };
-            mount::mount_setattr(&tree, attr(propagation), true).doing("set the rootfs's propagation")?;
-            if propagation == libc::MS_SHARED {
-                // pivot_root(2) refuses a shared root; it becomes shared after that.
-                mount::mount_setattr(&tree, attr(libc::MS_SLAVE), false).doing("set the root's propagation")?;
-            }
+            mount::set_root_propagation(&tree, propagation).doing("set the rootfs's propagation")?;
             tree
         }
     });

@@ -73,6 +73,18 @@ pub fn mount_setattr_at(dir: impl AsFd, path: &Path, attr: Attr, recursive: bool
     if r == 0 { Ok(()) } else { Err(SysError::last("mount_setattr", args())) }
 }
 
+/// Sets the propagation of a container's root and of all below it, before anything is mounted in it: a copy is a peer of
+/// its source, and what is mounted in the one appears in the other.
+pub fn set_root_propagation(root: impl AsFd, propagation: u64) -> Result<()> {
+    let attr = |propagation| Attr { propagation, ..Attr::default() };
+    mount_setattr(&root, attr(propagation), true)?;
+    if propagation == libc::MS_SHARED {
+        // The root itself becomes shared when all is mounted: pivot_root(2) refuses a shared one, too.
+        mount_setattr(&root, attr(libc::MS_SLAVE), false)?;
+    }
+    Ok(())
+}
+
 fn c_string(call: &'static str, path: &Path) -> Result<CString> {
     use std::os::unix::ffi::OsStrExt;
     CString::new(path.as_os_str().as_bytes())
@@ -159,11 +171,18 @@ pub fn chroot_here() -> Result<()> {
     rustix::process::chroot(".").call("chroot", || "\".\"".into())
 }
 
-/// open_tree(2) with OPEN_TREE_NAMESPACE (Linux 7.0): a new mount namespace whose root is a copy of the mount at `dir` and
-/// all below it.
+/// include/uapi/linux/mount.h
+const OPEN_TREE_NAMESPACE: OpenTreeFlags = OpenTreeFlags::from_bits_retain(1 << 1);
+
+/// Whether the kernel has OPEN_TREE_NAMESPACE (Linux 7.0): one that does not know the flag says so before it looks at the
+/// path, which is nowhere.
+pub fn has_open_tree_namespace() -> bool {
+    rustix::mount::open_tree(CWD, "", OPEN_TREE_NAMESPACE).is_err_and(|e| e == rustix::io::Errno::NOENT)
+}
+
+/// open_tree(2) with OPEN_TREE_NAMESPACE: a new mount namespace whose root is a copy of the mount at `dir` and all below it.
 pub fn open_tree_namespace(dir: impl AsFd) -> Result<OwnedFd> {
-    const OPEN_TREE_NAMESPACE: u32 = 1 << 1; // include/uapi/linux/mount.h
-    let flags = OpenTreeFlags::from_bits_retain(OPEN_TREE_NAMESPACE)
+    let flags = OPEN_TREE_NAMESPACE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE
         | OpenTreeFlags::AT_EMPTY_PATH;
