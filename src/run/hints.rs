@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use crate::error::Error;
 
 /// (call, errno, beginning of the field, hint)
-const HINTS: [(&str, Errno, &str, &str); 15] = [
+const HINTS: [(&str, Errno, &str, &str); 17] = [
     ("open_tree", Errno::ENOENT, "mounts", "the source is missing on the host"),
     (
         "open_tree",
@@ -14,7 +14,14 @@ const HINTS: [(&str, Errno, &str, &str); 15] = [
         "the source holds mounts that are locked in a parent user namespace; use rbind",
     ),
     ("open_tree", Errno::EPERM, "", "opening mounts needs CAP_SYS_ADMIN; LXC and Incus need security.nesting=true"),
-    ("move_mount", Errno::ENOTDIR, "mounts", "a file cannot be mounted on a directory, nor a directory on a file"),
+    ("move_mount", Errno::EINVAL, "mounts", "a file cannot be mounted on a directory, nor a directory on a file"),
+    ("openat2", Errno::ENOTDIR, "mounts", "the image has a file where a directory is needed"),
+    (
+        "openat2",
+        Errno::ELOOP,
+        "mounts",
+        "the image has a loop of links there, or one that leads through those of /proc",
+    ),
     (
         "move_mount",
         Errno::EACCES,
