@@ -27,3 +27,4 @@ mod bed;
 mod canary;
 mod harness;
 mod matrix;
+mod race;
