@@ -34,6 +34,7 @@ pub const WAYS: [(&str, Way); 2] = [
 /// A bundle, and the canary next to its rootfs.
 pub struct Arena {
     pub bed: Bed,
+    tare: PathBuf,
     before: Snapshot,
 }
 
@@ -72,8 +73,17 @@ impl Outcome {
         let Some(said) = &self.refused else { return };
         let mut lines = said.lines();
         let first = lines.next().unwrap_or_default();
-        let fields =
-            ["mounts", "root", "process", "linux", "hostname", "domainname", "default devices", "default links"];
+        let fields = [
+            "mounts",
+            "root",
+            "process",
+            "linux",
+            "cgroup",
+            "hostname",
+            "domainname",
+            "default devices",
+            "default links",
+        ];
         let names = first.strip_prefix("tare: ").is_some_and(|rest| fields.iter().any(|f| rest.starts_with(f)));
         assert!(names && !first.contains("panic"), "{}: names no field: {said}", self.label);
         let rest: Vec<_> = lines.collect();
@@ -93,7 +103,7 @@ impl Arena {
         }
         bed.config["root"]["readonly"] = json!(false);
         canary::make(&bed.dir.join("canary"));
-        let mut arena = Arena { bed, before: Snapshot::new() };
+        let mut arena = Arena { bed, tare: bed::tare(), before: Snapshot::new() };
         arena.script("true");
         arena.arm();
         arena
@@ -129,6 +139,11 @@ impl Arena {
         let mounts = self.bed.config["mounts"].as_array_mut().unwrap();
         mounts.retain(|m| !destinations.contains(&m["destination"].as_str().unwrap()));
         self
+    }
+
+    /// Another copy of the runtime.
+    pub fn with_tare(&mut self, tare: &Path) {
+        self.tare = tare.to_owned();
     }
 
     /// From here on the canary must not change.
@@ -183,7 +198,7 @@ impl Arena {
     /// One command of the runtime's, with an end.
     pub fn command(&self, name: &str, options: &[&str]) -> Result<(), String> {
         let file = |what| fs::File::create(self.bed.dir.join(format!("{name}.{what}"))).unwrap();
-        let mut command = Command::new(bed::tare());
+        let mut command = Command::new(&self.tare);
         command.arg("--root").arg(self.bed.dir.join("state")).arg(name).args(options).arg(self.bed.id());
         command.current_dir(&self.bed.dir).stdin(Stdio::null()).stdout(file("out")).stderr(file("err"));
         let mut child = command.spawn().unwrap();
@@ -245,8 +260,7 @@ impl Arena {
     fn nothing_is_left(&self, label: &str) {
         let id = self.bed.id();
         assert!(!cgroup_of(&id).exists(), "{label}: the cgroup is left");
-        let state = fs::read_dir(self.bed.dir.join("state")).unwrap().flatten().find(|e| *e.file_name() == *id);
-        assert!(state.is_none(), "{label}: the state is left");
+        assert!(!self.bed.dir.join("state").join(id).exists(), "{label}: the state is left");
     }
 }
 

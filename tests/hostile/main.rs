@@ -27,4 +27,5 @@ mod bed;
 mod canary;
 mod harness;
 mod matrix;
+mod mounts;
 mod race;
