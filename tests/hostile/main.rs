@@ -29,3 +29,4 @@ mod harness;
 mod matrix;
 mod mounts;
 mod race;
+mod process;
