@@ -43,7 +43,7 @@ impl Child<'_> {
     pub fn reset(&mut self, preserve_fds: u32) -> Result<()> {
         process::reset_affinity();
         process::reset_signals().doing("reset the signals")?;
-        process::close_on_exec_from(3_u32.saturating_add(preserve_fds)).doing("close descriptors at execve")
+        process::close_on_exec_from(preserve_fds.saturating_add(3)).doing("close descriptors at execve")
     }
 
     /// A hard limit above the present one can only be set while CAP_SYS_RESOURCE is there.

@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use crate::error::Error;
 
 /// (call, errno, beginning of the field, hint)
-const HINTS: [(&str, Errno, &str, &str); 15] = [
+const HINTS: [(&str, Errno, &str, &str); 16] = [
     ("open_tree", Errno::ENOENT, "mounts", "the source is missing on the host"),
     (
         "open_tree",
@@ -14,6 +14,12 @@ const HINTS: [(&str, Errno, &str, &str); 15] = [
         "the source holds mounts that are locked in a parent user namespace; use rbind",
     ),
     ("open_tree", Errno::EPERM, "", "opening mounts needs CAP_SYS_ADMIN; LXC and Incus need security.nesting=true"),
+    (
+        "openat2",
+        Errno::ELOOP,
+        "mounts",
+        "the image has a loop of links there, or one that leads through those of /proc",
+    ),
     (
         "move_mount",
         Errno::EACCES,

@@ -83,9 +83,13 @@ impl Report {
             if bytes.len() < sys::page::SIZE {
                 return bytes;
             }
-            match &mut report.call {
-                Some((_, args, _)) if args.len() > report.doing.len() => shorten(args),
-                _ => shorten(&mut report.doing),
+            // All of these may hold a path of config.json, of any length.
+            let (field, object) = report.origin.as_mut().map(|(f, o)| (f, o.as_mut())).unzip();
+            let args = report.call.as_mut().map(|(_, args, _)| args);
+            let texts = [Some(&mut report.doing), field, object.flatten(), args, report.hint.as_mut()];
+            match texts.into_iter().flatten().max_by_key(|t| t.len()) {
+                Some(longest) if !longest.is_empty() => shorten(longest),
+                _ => return bytes,
             }
         }
     }
@@ -96,12 +100,10 @@ impl Report {
     }
 }
 
+/// Leaves out the middle: what comes last says why.
 fn shorten(text: &mut String) {
-    let mut half = text.len() / 2;
-    while !text.is_char_boundary(half) {
-        half -= 1;
-    }
-    text.truncate(half);
+    let (from, to) = (text.floor_char_boundary(text.len() / 4), text.ceil_char_boundary(text.len() - text.len() / 4));
+    text.replace_range(from..to, "");
 }
 
 /// Sends one message to the child.
@@ -166,6 +168,21 @@ mod tests {
         let back = back.error();
         assert_eq!((back.doing.as_ref(), back.hint.as_deref()), ("attach", Some("try")));
         assert_eq!((back.errno(), back.origin), (Some(nix::errno::Errno::EPERM), error.origin));
+    }
+
+    #[test]
+    fn each_of_its_texts_may_be_too_long() {
+        let long = || "x".repeat(70_000);
+        for error in [
+            Error::new(long()),
+            Error::new("x").at(Origin::new("mounts[0]", long())),
+            Error::new("x").at(Origin::field(long())),
+            Error::new("x").hint(long()),
+        ] {
+            let bytes = Report::new(&error).to_bytes();
+            assert!(bytes.len() < sys::page::SIZE);
+            assert!(Report::from_bytes(&bytes).is_some());
+        }
     }
 
     #[test]

@@ -156,16 +156,7 @@ fn bad(field: impl Into<std::borrow::Cow<'static, str>>, why: impl Into<std::bor
     Error::new(why).field(field)
 }
 
-/// A text of config.json as part of a message: without control characters, and never a whole file.
+/// A text of config.json as part of a message.
 fn one_line(text: &str) -> String {
-    const ENOUGH: usize = 200;
-    let mut line: String = text
-        .chars()
-        .take(ENOUGH)
-        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
-        .collect();
-    if text.chars().nth(ENOUGH).is_some() {
-        line.push('…');
-    }
-    line
+    crate::error::one_line(text, 200)
 }
