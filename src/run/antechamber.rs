@@ -11,6 +11,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
+use rustix::mount::UnmountFlags;
 
 use crate::error::{Doing, Error, Result};
 use crate::sys::mount::{self, Attr};
@@ -163,8 +164,13 @@ fn bind(shared: &OwnedFd, pid: i32) -> Result<()> {
                 .call("mount", || format!("{dir:?}, BIND"))
                 .doing("keep the antechamber")?;
             let private = Attr { propagation: libc::MS_PRIVATE, ..Attr::default() };
-            mount::mount_setattr_at(CWD, &dir, private, false).doing("keep the antechamber")?;
-            bind().doing("keep the antechamber")
+            let kept = mount::mount_setattr_at(CWD, &dir, private, false).and_then(|()| bind());
+            if kept.is_err() {
+                // Whoever tries next would add another. It may work then: Linux 6.18 takes the file of a namespace only
+                // if its number is higher than that of our own, and each processor has numbers of its own to give.
+                let _ = rustix::mount::unmount(&dir, UnmountFlags::DETACH);
+            }
+            kept.doing("keep the antechamber")
         }
         r => r.doing("keep the antechamber"),
     }
