@@ -33,7 +33,7 @@ pub fn prepare(plan: &Plan, bundle: &Path, host: Option<&cgroup::Host>, to: &mut
         if faults::skips(&step.op) {
             continue;
         }
-        faults::at("parent", &index.to_string())
+        faults::at("parent", index)
             .and_then(|()| one(plan.tree, &step.op, bundle, host, to))
             .map_err(|e| super::explain(e.at(step.origin.clone())))?;
     }

@@ -7,6 +7,7 @@
 //! | a step failed              | child → parent   | `Failed`                | the child exits                                  |
 //! | all steps done             | child → parent   | `Ready`                 | the parent writes the state                      |
 //! | state written              | parent → child   | `Go` (+ page in `run`)  | the child waits for `start`, or executes (`run`) |
+//! | it waits for `start`       | child → parent   | the end of file         | `create` ends                                    |
 //! | start                      | starter → child  | `Go` + page             | the child answers `Ready`                        |
 //! | from then on               | child            | the page, end of file   | an empty page at the end of file: execve is done |
 //!
@@ -16,6 +17,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Origin};
@@ -66,11 +68,8 @@ impl Report {
 
     /// The error it was made of.
     pub fn error(self) -> Error {
-        let source = self.call.map(|(call, args, errno)| SysError {
-            call: call.into(),
-            args,
-            errno: nix::errno::Errno::from_raw(errno),
-        });
+        let source =
+            self.call.map(|(call, args, errno)| SysError { call: call.into(), args, errno: Errno::from_raw(errno) });
         let origin = self.origin.map(|(field, object)| Origin { field: field.into(), object });
         Error { origin, source, hint: self.hint.map(Into::into), ..Error::new(self.doing) }
     }
@@ -122,7 +121,7 @@ pub fn tell(socket: impl AsFd, message: &ToChild) -> sys::Result<()> {
 /// Receives one message in the child; `None` when the other side is gone.
 pub fn hear(socket: BorrowedFd<'_>) -> sys::Result<Option<ToChild>> {
     let Some((bytes, fd)) = socket::receive(socket, LONGEST)? else { return Ok(None) };
-    let unexpected = || SysError::new("recvmsg", "a message of no known kind", nix::errno::Errno::EPROTO);
+    let unexpected = || SysError::new("recvmsg", "a message of no known kind", Errno::EPROTO);
     match bytes.split_first() {
         Some((b'P', _)) => Ok(Some(ToChild::Placed)),
         Some((b'G', _)) => Ok(Some(ToChild::Go(fd))),
@@ -143,9 +142,19 @@ pub fn report(socket: impl AsFd, message: &FromChild) -> sys::Result<()> {
 }
 
 /// Receives one message of the child; `None` when it is gone.
+///
+/// # Errors
+/// `ECONNRESET`: it was gone before it had read all of ours. What it said itself is still to be read after that.
 pub fn listen(socket: BorrowedFd<'_>) -> sys::Result<Option<FromChild>> {
+    match listen_once(socket) {
+        Err(reset) if reset.errno == Errno::ECONNRESET => listen_once(socket)?.map(Some).ok_or(reset),
+        said => said,
+    }
+}
+
+fn listen_once(socket: BorrowedFd<'_>) -> sys::Result<Option<FromChild>> {
     let Some((bytes, _)) = socket::receive(socket, LONGEST)? else { return Ok(None) };
-    let unexpected = || SysError::new("recvmsg", "a message of no known kind", nix::errno::Errno::EPROTO);
+    let unexpected = || SysError::new("recvmsg", "a message of no known kind", Errno::EPROTO);
     match bytes.split_first() {
         Some((b'R', _)) => Ok(Some(FromChild::Ready)),
         Some((b'E', rest)) => Report::from_bytes(rest).map(FromChild::Failed).map(Some).ok_or_else(unexpected),

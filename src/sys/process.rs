@@ -28,6 +28,15 @@ pub fn exit_now(code: i32) -> ! {
     }
 }
 
+/// SIGKILL to this process (test only). The first process of a pid namespace lives on and waits for it to come from outside.
+#[cfg(feature = "faults")]
+pub fn kill_self() -> ! {
+    loop {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        rustix::event::pause();
+    }
+}
+
 /// Makes the process non-dumpable, so that nobody in the container's namespaces may trace it or open its files through
 /// /proc before execve (CVE-2016-9962).
 pub fn set_nondumpable() -> Result<()> {
