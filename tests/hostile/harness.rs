@@ -227,7 +227,7 @@ impl Arena {
         let dead = || fs::read_to_string(format!("/proc/{}/stat", self.pid())).map_or(true, |s| s.contains(") Z "));
         // "sleep" is what the script ends as; its stdio is all that it inherits.
         let asleep = || fs::read_to_string(format!("/proc/{}/comm", self.pid())).is_ok_and(|c| c == "sleep\n");
-        while !dead() && !(self.said(way, "out").ends_with("END\n") && asleep()) {
+        while !(dead() || self.said(way, "out").ends_with("END\n") && asleep()) {
             assert!(
                 begin.elapsed() < LIMIT,
                 "the script hangs: {:?} {:?}",
