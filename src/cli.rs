@@ -35,10 +35,10 @@ pub struct Global {
     /// As --log-level=debug
     #[arg(long)]
     pub debug: bool,
-    /// Let systemd make the cgroups (not supported yet)
+    /// Let systemd make the cgroups: cgroupsPath is slice:prefix:name
     #[arg(long)]
     pub systemd_cgroup: bool,
-    /// How to make cgroups: cgroupfs, or disabled for none
+    /// How to make cgroups: cgroupfs, systemd, or disabled for none
     #[arg(long, value_name = "MANAGER", default_value = "cgroupfs")]
     pub cgroup_manager: CgroupManager,
     /// Whether to run without privileges: true, false or auto

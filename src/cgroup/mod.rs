@@ -9,6 +9,7 @@
 //! freeze.rs   waiting on cgroup.events; freezing
 //! update.rs   new limits for a running container, all or none
 //! stats.rs    what it uses;  oom.rs  whether it ran out of memory
+//! systemd/    the same by systemd: a scope for each container
 //! ```
 //! Source for all of it: the kernel's Documentation/admin-guide/cgroup-v2.rst. Linux 5.14 (cgroup.kill) or newer.
 
@@ -26,6 +27,7 @@ pub mod fs;
 pub mod limits;
 mod oom;
 mod stats;
+pub mod systemd;
 pub mod tree;
 mod update;
 

@@ -166,6 +166,7 @@ impl Child<'_> {
             | Op::OpenSource { .. }
             | Op::MakeFs { .. }
             | Op::CreateCgroup { .. }
+            | Op::StartUnit { .. }
             | Op::LimitCgroup { .. }
             | Op::DeviceFilter { .. }
             | Op::OomScoreAdj { .. }

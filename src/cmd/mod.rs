@@ -14,7 +14,7 @@ mod update;
 
 use std::path::PathBuf;
 
-use crate::cli::{CgroupManager, Cli, Command, Global};
+use crate::cli::{Cli, Command, Global};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::log::Log;
@@ -23,9 +23,6 @@ use crate::state::Store;
 /// Carries out the command and returns the exit status.
 pub fn run(cli: Cli, log: &mut Log) -> Result<i32> {
     let global = &cli.global;
-    if global.systemd_cgroup || global.cgroup_manager == CgroupManager::Systemd {
-        return Err(Error::new("not supported yet").field("--systemd-cgroup"));
-    }
     let store = || root(global).map(Store::new);
     match &cli.command {
         Command::Create(args) => create::create(args, global, &store()?, log),

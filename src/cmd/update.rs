@@ -6,10 +6,14 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::pause::cgroup;
-use crate::cgroup::{devices, limits};
+use crate::cgroup::Cgroup;
+use crate::cgroup::devices::{self, Others, Rule};
+use crate::cgroup::limits::{self, Write};
+use crate::cgroup::systemd::{Unit, bus, properties};
 use crate::cli::Update;
 use crate::error::{Doing, Error, Result};
 use crate::log::Log;
+use crate::run::unit;
 use crate::spec;
 use crate::state::{Action, Store};
 use crate::sys::Call;
@@ -52,8 +56,27 @@ pub fn update(args: &Update, store: &Store, log: &mut Log) -> Result<i32> {
 
     let before = cgroup.replace(&writes)?;
     state.config = Some(RawValue::from_string(text).map_err(|e| Error::new(e.to_string()))?);
-    let rest = rules.map_or(Ok(()), |rules| devices::apply(&cgroup, &rules)).and_then(|()| container.write(&state));
+    let unit = state.cgroup.as_ref().and_then(|c| c.unit.as_ref());
+    let rest = unit
+        .map_or(Ok(()), |unit| tell_systemd(unit, &writes, rules.as_deref(), &cgroup))
+        .and_then(|()| rules.map_or(Ok(()), |rules| devices::apply(&cgroup, &rules, Others::of(unit))))
+        .and_then(|()| container.write(&state));
     rest.map(|()| 0).map_err(|e| cgroup.put_back(before, e))
+}
+
+/// systemd writes its files again at daemon-reload, from the properties. It writes them now as well, and rounds a CPU quota:
+/// so ours are written once more.
+fn tell_systemd(unit: &Unit, writes: &[Write], rules: Option<&[Rule]>, cgroup: &Cgroup) -> Result<()> {
+    let mut changed = properties::limits(writes, unit::version(unit, writes));
+    if let Some(rules) = rules {
+        let groups = std::fs::read_to_string("/proc/devices").unwrap_or_default();
+        changed.extend(properties::devices(rules, &groups));
+    }
+    if changed.is_empty() {
+        return Ok(());
+    }
+    bus::set(unit, &changed)?;
+    cgroup.apply(writes)
 }
 
 type Resources = (oci_spec::runtime::LinuxResources, Vec<oci_spec::runtime::LinuxDevice>);

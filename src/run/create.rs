@@ -12,8 +12,8 @@ use serde_json::value::RawValue;
 use super::cleanup::{self, Half};
 use super::prepare::{Prepared, prepare};
 use super::sync::{self, FromChild, ToChild};
-use super::{antechamber, explain, launch};
-use crate::cgroup;
+use super::{antechamber, explain, launch, unit};
+use crate::cgroup::{self, devices};
 use crate::child::Inherited;
 use crate::error::{Doing, Error, Origin, Result};
 use crate::faults;
@@ -98,7 +98,11 @@ fn new_state(request: &Request<'_>, plan: &Plan, host: Option<&cgroup::Host>) ->
         pid: 0,
         start_time: 0,
         pidfd_inode: 0,
-        cgroup: cgroup.map(|(host, path)| CgroupState { driver: "cgroupfs".into(), path: host.root.join(path) }),
+        cgroup: cgroup.map(|(host, path)| CgroupState {
+            driver: if plan.unit.is_some() { "systemd" } else { "cgroupfs" }.into(),
+            path: host.root.join(path),
+            unit: plan.unit.clone(),
+        }),
         bundle: request.options.bundle.clone(),
         rootfs: rootfs.unwrap_or_default(),
         created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
@@ -161,6 +165,10 @@ fn finish(
     state.start_time = host::process(pid).ok_or_else(|| Error::new("the container's process has died"))?.start_time;
     state.pidfd_inode = half.child.as_ref().map_or(0, |c| clone::pidfd_inode(&c.pidfd));
     state.config = Some(request.config.clone());
+    // Where systemd has put it: the place of a user's manager is not known before.
+    if let (Some(state), Some(cgroup)) = (&mut state.cgroup, &half.prepared.cgroup) {
+        state.path = cgroup.path().into();
+    }
     half.container.write(state)?;
     drop(lock);
     faults::at("parent", "wrote-created")?;
@@ -294,7 +302,7 @@ impl Waiting<'_, '_> {
     }
 
     /// The parent's steps after clone3: limits, device filter, seccomp.
-    fn own_steps(&mut self, socket: &OwnedFd, half: &Half) -> Result<()> {
+    fn own_steps(&mut self, socket: &OwnedFd, half: &mut Half) -> Result<()> {
         let pid = half.child.as_ref().map_or(0, |c| c.pid);
         for (index, step) in self.plan.steps.iter().enumerate().filter(|(_, s)| s.by == Actor::ParentAfterMaps) {
             if faults::skips(&step.op) {
@@ -307,11 +315,17 @@ impl Waiting<'_, '_> {
         Ok(())
     }
 
-    fn own_step(&mut self, op: &Op, socket: &OwnedFd, half: &Half, pid: i32) -> Result<()> {
-        let cgroup = || half.prepared.cgroup.as_ref().ok_or_else(|| Error::new("there is no cgroup"));
+    fn own_step(&mut self, op: &Op, socket: &OwnedFd, half: &mut Half, pid: i32) -> Result<()> {
+        let prepared = &half.prepared;
+        let cgroup = || prepared.cgroup.as_ref().ok_or_else(|| Error::new("there is no cgroup"));
         match op {
+            Op::StartUnit { .. } => {
+                unit::start(op, self.plan, &mut half.prepared, pid)?;
+                let tell = || sync::tell(socket, &ToChild::Placed).doing("tell the child that it was moved");
+                faults::message("parent", "placed", tell)
+            }
             Op::LimitCgroup { writes } => cgroup()?.apply(writes),
-            Op::DeviceFilter { rules } => cgroup::devices::apply(cgroup()?, rules),
+            Op::DeviceFilter { rules } => devices::apply(cgroup()?, rules, devices::Others::of(prepared.unit.as_ref())),
             Op::OomScoreAdj { value } => host::write_oom_score_adj(pid, *value),
             Op::CompileSeccomp { profile } => {
                 let cache = antechamber::shared_folder("seccomp").ok();

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::Status;
 use crate::cgroup;
+use crate::cgroup::systemd::Unit;
 use crate::error::{Doing, Error, Result};
 use crate::host;
 use crate::sys::{self, Call, clone, socket};
@@ -65,10 +66,13 @@ pub struct State {
 /// Where the container's cgroup is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CgroupState {
-    /// `cgroupfs`
+    /// `cgroupfs` or `systemd`
     pub driver: String,
     /// Below the cgroup2 mount.
     pub path: PathBuf,
+    /// The unit, with systemd. Later commands are not told of the driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
 }
 
 /// The part of a state file that every version has: enough for `state`, `kill` and `delete --force`.
