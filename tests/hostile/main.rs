@@ -2,7 +2,7 @@
 //! applies, as a test that fails on a runtime that has the bug. Each negative test has a control beside it: the same
 //! thing done naively, which succeeds, so that a test which cannot see the attack fails.
 //!
-//! They need root, cgroup v2, busybox-static, gcc and unshare(1), and say so where one is missing.
+//! They need root, cgroup v2, busybox-static, a C compiler and readelf, and say so where one is missing.
 //!
 //! What cannot be tried yet, to be brought with what makes it possible:
 //!
@@ -26,7 +26,8 @@
 mod bed;
 mod canary;
 mod harness;
+mod host;
 mod matrix;
 mod mounts;
-mod race;
 mod process;
+mod race;
