@@ -19,7 +19,7 @@
 //! | terminal | CVE-2025-52565: the pts entry swapped; CVE-2026-88264: `/dev/console` as a link, with a terminal |
 //! | labels | CVE-2019-16884, CVE-2025-52881: a fake `attr/exec` |
 //! | hooks | CVE-2025-23266: nothing of the image in a createContainer hook's environment and directory |
-//! | user namespaces | CVE-2023-25809 for rootless; the whole matrix in a user namespace |
+//! | user namespaces | CVE-2023-25809 for rootless; CVE-2021-43784 by uid mappings; the whole matrix in a user namespace |
 //! | systemd | CVE-2024-3154: `org.systemd.property.*` (announced as unsafe already) |
 
 #[path = "../bed/mod.rs"]

@@ -261,3 +261,26 @@ fn an_overlay_with_long_options_behind_a_link() {
         arena.bed.config = config;
     }
 }
+
+/// A mount on a link itself, and a link that is copied: neither is followed out of the rootfs.
+#[test]
+fn mounts_on_links_and_copies_of_links() {
+    let mut arena = Arena::new("nofollow");
+    let out = arena.canary().join("dir");
+    let dir = arena.bed.dir.clone();
+    fs::create_dir(dir.join("volume")).unwrap();
+    fs::write(dir.join("volume/mark"), "mark").unwrap();
+    symlink(&out, arena.rootfs().join("link")).unwrap();
+    symlink("/../../canary", arena.rootfs().join("up")).unwrap();
+    symlink(out.join("link"), dir.join("source-link")).unwrap();
+    let mut mount = |source: &str, target: &str, options: &[&str]| {
+        arena.mount(json!({"destination": target, "type": "bind", "source": source, "options": options}));
+    };
+    mount("volume/mark", "/link", &["bind", "dest-nofollow"]);
+    mount("volume", "/up/nofollow", &["bind", "dest-nofollow"]);
+    mount("source-link", "/up/copied", &["bind", "copy-symlink"]);
+    mount("source-link", "/itself", &["bind", "src-nofollow", "dest-nofollow"]);
+    arena.script("cat /canary/nofollow/mark; echo; readlink /canary/copied; cat /canary/copied");
+    let want = format!("mark\n{}", out.join("link").display());
+    arena.everywhere(|outcome| assert_eq!(outcome.ran(), want));
+}
