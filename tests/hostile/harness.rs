@@ -201,7 +201,7 @@ impl Arena {
     }
 
     /// A command that makes the container. A refusal has cleaned up before anybody asks.
-    fn creates(&self, name: &str, options: &[&str]) -> Result<(), String> {
+    pub fn creates(&self, name: &str, options: &[&str]) -> Result<(), String> {
         let made = self.command(name, options);
         if made.is_err() {
             self.nothing_is_left(&format!("{name} {options:?}"));

@@ -114,6 +114,17 @@ fn no_mount_namespace() {
     for (way, start) in WAYS {
         assert_eq!(arena.live("clone", way, start).ran(), "/dev/null");
     }
+    // The image's links lead no further than with one.
+    arena.bed.config["process"]["cwd"] = json!("/work/dir");
+    for target in [arena.canary().join("dir"), "../../canary/dir".into(), "/../../canary/new".into()] {
+        arena.empty_rootfs();
+        for place in ["dev", "work"] {
+            std::os::unix::fs::symlink(&target, arena.rootfs().join(place)).unwrap();
+        }
+        for (way, start) in WAYS {
+            assert_eq!(arena.live("clone", way, start).ran(), "/dev/null");
+        }
+    }
     // What would change them is refused.
     for (field, value) in [
         ("/mounts", json!([{"destination": "/x", "type": "tmpfs", "source": "tmpfs"}])),
@@ -135,6 +146,26 @@ fn no_mount_namespace() {
     use rustix::mount::MountPropagationFlags;
     rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).unwrap();
     assert_ne!(host_mounts(), mounts);
+}
+
+/// `--no-pivot` takes the host's proc and sysfs away from the container, and from nobody else; and the old root is out of
+/// reach all the same.
+#[test]
+fn no_pivot() {
+    let mut arena = Arena::new("no-pivot");
+    fs::create_dir(arena.bed.dir.join("volume")).unwrap();
+    for (name, target) in [("link", arena.canary().join("dir")), ("up", "../../canary".into())] {
+        std::os::unix::fs::symlink(target, arena.rootfs().join(name)).unwrap();
+    }
+    arena.bind("volume", "/link").bind("volume", "/up/sub");
+    for paths in ["maskedPaths", "readonlyPaths"] {
+        arena.bed.config["linux"][paths] = json!([]);
+    }
+    arena.script("cd /; cd ..; ls -d bin canary; ls -d /proc/1/root/bin; grep -c ' - proc ' /proc/self/mountinfo");
+    let run = arena.live("clone", "run", |arena, tree| {
+        arena.creates("run", &["--detach", "--no-pivot", "--pid-file", "pid", tree])
+    });
+    assert_eq!(run.ran(), "bin\ncanary\n/proc/1/root/bin\n1");
 }
 
 /// What is mounted in a container, with whatever propagation, stays there, but for a volume that is shared on purpose.
