@@ -23,9 +23,9 @@ type Way = fn(&Arena, &str) -> Result<(), String>;
 
 /// The ways to come to a running process. What brings another one (exec, update, restore) adds its line.
 pub const WAYS: [(&str, Way); 2] = [
-    ("run", |arena, tree| arena.command("run", &["--detach", "--pid-file", "pid", tree])),
+    ("run", |arena, tree| arena.creates("run", &["--detach", "--pid-file", "pid", tree])),
     ("create", |arena, tree| {
-        arena.command("create", &["--pid-file", "pid", tree])?;
+        arena.creates("create", &["--pid-file", "pid", tree])?;
         arena.waits_cleanly();
         arena.command("start", &[])
     }),
@@ -141,6 +141,14 @@ impl Arena {
         self
     }
 
+    /// Removes from the rootfs all but its programs.
+    pub fn empty_rootfs(&self) {
+        for entry in fs::read_dir(self.rootfs()).unwrap().flatten().filter(|e| e.file_name() != "bin") {
+            let path = entry.path();
+            if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+        }
+    }
+
     /// Another copy of the runtime.
     pub fn with_tare(&mut self, tare: &Path) {
         self.tare = tare.to_owned();
@@ -176,9 +184,6 @@ impl Arena {
         if refused.is_none() {
             self.wait_for_end(way);
             self.holds_stdio_only(&label);
-        } else {
-            // A refusal has cleaned up before anybody asks.
-            self.nothing_is_left(&label);
         }
         let outcome = Outcome { label, refused, stdout: self.said(way, "out"), stderr: self.said(way, "err") };
         let label = &outcome.label;
@@ -193,6 +198,15 @@ impl Arena {
     fn said(&self, command: &str, what: &str) -> String {
         let text = fs::read(self.bed.dir.join(format!("{command}.{what}"))).unwrap_or_default();
         String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// A command that makes the container. A refusal has cleaned up before anybody asks.
+    pub fn creates(&self, name: &str, options: &[&str]) -> Result<(), String> {
+        let made = self.command(name, options);
+        if made.is_err() {
+            self.nothing_is_left(&format!("{name} {options:?}"));
+        }
+        made
     }
 
     /// One command of the runtime's, with an end.
