@@ -237,6 +237,13 @@ pub fn version_only(args: &[std::ffi::OsString]) -> Option<std::process::ExitCod
         .then_some(std::process::ExitCode::SUCCESS)
 }
 
+/// The global flags of a command line that is wrong otherwise: engines look for the mistake in their log.
+pub fn global_alone(args: Vec<std::ffi::OsString>) -> Option<Global> {
+    use clap::{CommandFactory, FromArgMatches};
+    let lenient = Cli::command().ignore_errors(true).subcommand_required(false).arg_required_else_help(false);
+    Global::from_arg_matches(&lenient.try_get_matches_from(args).ok()?).ok()
+}
+
 /// Go's flag parser takes one dash for two, and containerd sends `-no-subreaper`: a single-dash word that is the name of
 /// a long flag becomes one.
 pub fn long_flags(args: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {

@@ -37,11 +37,23 @@ fn main() -> ExitCode {
         println!("{}", cmd::version());
         return code;
     }
-    let cli = match cli::Cli::try_parse_from(cli::long_flags(args)) {
+    let args = cli::long_flags(args);
+    let cli = match cli::Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { 1 } else { 0 });
+            if !e.use_stderr() {
+                return ExitCode::SUCCESS; // help was asked for
+            }
+            if let Some(global) = cli::global_alone(args)
+                && let Ok(mut log) = Log::open(global.log.as_deref(), global.log_format, Level::Error)
+            {
+                let text = e.to_string();
+                // Without the usage that follows.
+                let mistake = text.split("\n\n").next().unwrap_or_default();
+                log.record(mistake.trim_start_matches("error: "));
+            }
+            return ExitCode::FAILURE;
         }
     };
     let level = if cli.global.debug { Level::Debug } else { cli.global.log_level };
