@@ -59,6 +59,8 @@ fn state_has_the_fields_of_runc_in_their_order() {
         )
     };
     assert_eq!(state, want(&pid, "created"));
+    // Not even with --debug anything on standard error: callers read it as one text with the output.
+    assert_eq!(succeeds(&bed, &["--debug", "state", &id]), state);
     // RFC 3339 in UTC: 2026-01-02T03:04:05.678Z
     assert!(created.len() > 20 && created.as_bytes()[10] == b'T' && created.ends_with('Z'), "{created}");
     assert_eq!(succeeds(&bed, &["start", &id]), "");
@@ -400,6 +402,31 @@ fn what_is_not_supported_is_said() {
     }
     fails(&bed, &["create", "--console-socket", "s", &bed.id()], "--console-socket: not supported yet");
     assert!(!bed.dir.join("state").join(bed.id()).exists());
+}
+
+#[test]
+fn without_cgroups() {
+    let mut bed = sleeping("cgroup-none");
+    let id = bed.id();
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let own = own.lines().find(|l| l.starts_with("0::")).unwrap();
+    succeeds(&bed, &["--cgroup-manager=disabled", "run", "-d", "--pid-file", "pid", &id]);
+    let pid = fs::read_to_string(bed.dir.join("pid")).unwrap();
+    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert!(cgroup.lines().any(|l| l == own), "{cgroup}");
+    assert!(!cgroup_of(&id).exists());
+    fails(&bed, &["kill", "--all", &id, "KILL"], "--all: the container has no cgroup");
+    // Later calls know it without the flag.
+    succeeds(&bed, &["kill", &id, "KILL"]);
+    until(&bed, "stopped");
+    succeeds(&bed, &["delete", &id]);
+    bed.detached(&[]);
+    assert!(cgroup_of(&id).exists());
+    bed.config["process"]["args"] = json!(["true"]);
+    for flag in ["--cgroup-manager=cgroupfs", "--rootless=true", "--rootless=false", "--rootless=auto", "--rootless"] {
+        bed.delete();
+        succeeds(&bed, &[flag, "run", &id]);
+    }
 }
 
 #[test]
