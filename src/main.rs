@@ -45,12 +45,15 @@ fn main() -> ExitCode {
         Err(e) => {
             let _ = e.print();
             if !e.use_stderr() {
-                return ExitCode::SUCCESS; // --help
+                return ExitCode::SUCCESS; // help was asked for
             }
-            // An engine reads the log, and shows nothing of ours if there is none.
-            let (path, format) = cli::log_of(&args);
-            if let Ok(mut log) = Log::open(path.as_deref(), format, Level::Error) {
-                log.error(e.to_string().lines().next().unwrap_or_default().trim_start_matches("error: "));
+            if let Some(global) = cli::global_alone(args)
+                && let Ok(mut log) = Log::open(global.log.as_deref(), global.log_format, Level::Error)
+            {
+                let text = e.to_string();
+                // Without the usage that follows.
+                let mistake = text.split("\n\n").next().unwrap_or_default();
+                log.record(mistake.trim_start_matches("error: "));
             }
             return ExitCode::FAILURE;
         }
