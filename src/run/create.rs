@@ -179,7 +179,7 @@ fn finish(
         // It has failed since it was ready, and its own words are better; or it was killed.
         Err(e) if is_gone(e.errno) => match sync::listen(socket.as_fd()) {
             Ok(Some(FromChild::Failed(report))) => return Err(explain(report.error())),
-            _ => return Err(Error::new("the container's process was killed while the container was created")),
+            _ => return Err(killed()),
         },
         told => told.doing("let the container's process go on")?,
     }
@@ -189,13 +189,20 @@ fn finish(
 
 /// Waits until the child has closed its socket: in `create` because it waits for `start`, in `run` by execve.
 fn last_words(socket: &OwnedFd, page: Option<&Page>) -> Result<()> {
-    let listen = || sync::listen(socket.as_fd()).doing("wait for the container's process");
+    let listen = || match sync::listen(socket.as_fd()) {
+        Err(e) if e.errno == Errno::ECONNRESET => Err(killed()),
+        said => said.doing("wait for the container's process"),
+    };
     let report = match faults::message("parent", "end", listen)? {
         None => page.and_then(|page| sync::Report::from_bytes(&page.read())),
         Some(FromChild::Failed(report)) => Some(report),
         Some(FromChild::Ready) => return Err(Error::new("the container's process said that it was ready twice")),
     };
     report.map_or(Ok(()), |report| Err(explain(report.error())))
+}
+
+fn killed() -> Error {
+    Error::new("the container's process was killed while the container was created")
 }
 
 /// The other end of the socket is closed, or closed with messages of ours unread.
