@@ -11,6 +11,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::error::{Doing, Error, Result};
 use crate::sys::mount::{self, Attr};
@@ -78,7 +79,7 @@ pub fn open() -> Result<OwnedFd> {
     rustix::fs::flock(&shared, FlockOperation::LockExclusive).call("flock", || SHARED.into()).doing("lock")?;
     match find(&shared) {
         Some(made_meanwhile) => Ok(made_meanwhile),
-        None => make(shared),
+        None => make(&shared),
     }
 }
 
@@ -90,12 +91,33 @@ fn find(shared: &OwnedFd) -> Option<OwnedFd> {
     nsfs.then_some(fd)
 }
 
-/// Makes the namespace in a child, and binds its file while the child lives.
-fn make(lock: OwnedFd) -> Result<OwnedFd> {
+/// Makes the namespace. Linux 6.18 numbers namespaces by CPU, and the file of one with a smaller number than the caller's
+/// own cannot be bound (EINVAL); so where the caller's is not the first one of all, several CPUs may have to try.
+fn make(lock: &OwnedFd) -> Result<OwnedFd> {
+    const CPUS: usize = 16;
+    let first = match make_here(lock) {
+        Err(e) if e.errno() == Some(Errno::EINVAL) => e,
+        r => return r,
+    };
+    let Ok(all) = sched_getaffinity(None) else { return Err(first) };
+    let one = |cpu| {
+        let mut one = CpuSet::new();
+        one.set(cpu);
+        one
+    };
+    let made = (0..CpuSet::MAX_CPU).filter(|cpu| all.is_set(*cpu)).take(CPUS).find_map(|cpu| {
+        sched_setaffinity(None, &one(cpu)).ok()?;
+        make_here(lock).ok()
+    });
+    let _ = sched_setaffinity(None, &all);
+    made.ok_or(first)
+}
+
+/// Makes it in a child, and binds its file while the child lives. The child ends before the lock is released.
+fn make_here(lock: &OwnedFd) -> Result<OwnedFd> {
     let (ours, theirs) = socket::pair().doing("make a socket pair")?;
-    // The lock must not be the child's, too: it goes by the parent's descriptor, which is released by close.
     let Some(child) = clone::clone3(libc::CLONE_NEWNS as u64, None).doing("make the antechamber")? else {
-        drop((ours, lock));
+        drop(ours);
         let message = match furnish() {
             Ok(()) => Vec::from(*b"+"),
             Err(e) => e.to_string().into_bytes(),
@@ -106,14 +128,14 @@ fn make(lock: OwnedFd) -> Result<OwnedFd> {
     };
     drop(theirs);
     let made = match socket::receive(&ours, 4096).doing("wait for the antechamber")? {
-        Some((message, _)) if message == b"+" => bind(&lock, child.pid),
+        Some((message, _)) if message == b"+" => bind(lock, child.pid),
         Some((message, _)) => Err(Error::new(String::from_utf8_lossy(&message).into_owned())),
         None => Err(Error::new("the process that makes the antechamber has died")),
     };
     drop(ours);
     clone::wait(&child.pidfd).doing("wait for the antechamber's maker")?;
     made?;
-    find(&lock).ok_or_else(|| Error::new("the antechamber is not where it was bound"))
+    find(lock).ok_or_else(|| Error::new("the antechamber is not where it was bound"))
 }
 
 /// In the child, in its own mount namespace.
@@ -163,8 +185,11 @@ fn bind(shared: &OwnedFd, pid: i32) -> Result<()> {
                 .call("mount", || format!("{dir:?}, BIND"))
                 .doing("keep the antechamber")?;
             let private = Attr { propagation: libc::MS_PRIVATE, ..Attr::default() };
-            mount::mount_setattr_at(CWD, &dir, private, false).doing("keep the antechamber")?;
-            bind().doing("keep the antechamber")
+            let kept = mount::mount_setattr_at(CWD, &dir, private, false).and_then(|()| bind());
+            if kept.is_err() {
+                let _ = mount::detach(&dir); // else each container would leave another one
+            }
+            kept.doing("keep the antechamber")
         }
         r => r.doing("keep the antechamber"),
     }
