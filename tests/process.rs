@@ -249,6 +249,17 @@ fn users_and_groups_at_the_ends() {
 }
 
 #[test]
+fn stdio_can_be_opened_anew_by_the_user() {
+    let mut bed = Bed::new("stdio-owner");
+    bed.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    // The bed's files are root's; the container's /dev/null stays root's.
+    bed.shell("echo again >> /dev/stderr; true < /dev/stdin; stat -L -c %u /dev/stdin /dev/stdout");
+    for (code, stdout, stderr) in bed.run() {
+        assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "0\n1000\n", "again\n"));
+    }
+}
+
+#[test]
 fn capability_sets() {
     let (chown, kill, raw) = (1u64, 1u64 << 5, 1u64 << 13);
     // The sets in the order bounding, effective, permitted, inheritable, ambient; the user; what the process has as
