@@ -456,14 +456,19 @@ fn without_cgroups() {
 
 #[test]
 fn version_features_and_help() {
-    for flag in ["--version", "-v"] {
-        let out = Command::new(tare()).arg(flag).env_clear().output().unwrap();
+    let versions: [&[&str]; 5] =
+        [&["--version"], &["-v"], &["-version"], &["--debug", "--root", "/x", "--version"], &["--root=/x", "-v"]];
+    for flags in versions {
+        let out = Command::new(tare()).args(flags).env_clear().output().unwrap();
         let lines = text(&out.stdout);
         let lines: Vec<_> = lines.lines().collect();
         assert!(out.status.success() && out.stderr.is_empty(), "{out:?}");
         assert_eq!(lines[0], format!("tare version {}", env!("CARGO_PKG_VERSION")));
         assert!(lines[1].starts_with("commit: ") && lines[2].starts_with("spec: 1."), "{lines:?}");
     }
+    // Not a flag, but what the container is to be sent.
+    let out = Command::new(tare()).args(["--root=/no/such", "kill", "x", "-v"]).output().unwrap();
+    assert!(!out.status.success() && out.stdout.is_empty(), "{out:?}");
     let out = Command::new(tare()).arg("features").env_clear().output().unwrap();
     assert!(out.status.success() && out.stderr.is_empty(), "{out:?}");
     let features: Value = serde_json::from_slice(&out.stdout).unwrap();
