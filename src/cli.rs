@@ -326,13 +326,11 @@ pub struct Plan {
 /// Commands that run from a sealed executable.
 pub const SEALED: [&str; 4] = ["create", "run", "exec", "restore"];
 
-/// `tare --version` and `tare -v` need no subcommand.
-pub fn version_only(args: &[std::ffi::OsString]) -> Option<std::process::ExitCode> {
-    let flags = args.iter().skip(1).take_while(|a| a.as_encoded_bytes().starts_with(b"-"));
-    flags
-        .into_iter()
-        .any(|a| a == "--version" || a == "-v" || a == "-version")
-        .then_some(std::process::ExitCode::SUCCESS)
+/// `tare --version` and `tare -v` need no subcommand, and may come after other global flags: Docker puts those of
+/// `runtimeArgs` before.
+pub fn asks_for_version(args: &[std::ffi::OsString]) -> bool {
+    let word = |a: &std::ffi::OsString| a == "--version" || a == "-v";
+    args.iter().any(word) && global_alone(args.to_vec()).is_some_and(|global| global.version)
 }
 
 /// The global flags of a command line that is wrong otherwise: engines look for the mistake in their log.

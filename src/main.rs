@@ -35,11 +35,11 @@ fn main() -> ExitCode {
         Some(_) => seal::seal().and_then(|()| nondumpable()),
         None => Ok(()),
     };
-    if let Some(code) = cli::version_only(&args) {
-        println!("{}", cmd::version());
-        return code;
-    }
     let args = cli::long_flags(args);
+    if cli::asks_for_version(&args) {
+        println!("{}", cmd::version());
+        return ExitCode::SUCCESS;
+    }
     let cli = match cli::Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(e) => {

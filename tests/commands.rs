@@ -332,8 +332,8 @@ fn the_log_gets_one_line_for_every_failure() {
         &["state", "nobody"][..],                 // of the state
         &["create", "--bundle", "/no/such", "x"], // of the bundle
         &["create", "a/b"],
-        &["--systemd-cgroup", "list"], // of a flag that is not supported
-        &["bogus"],                    // of the command line
+        &["create", "--console-socket", "s", "x"], // of a flag that is not supported
+        &["bogus"],                                // of the command line
         &["create", "--preserve-fds=many", "x"],
         &["state"],
     ] {
@@ -399,11 +399,34 @@ fn warnings_are_in_the_log_only() {
 #[test]
 fn what_is_not_supported_is_said() {
     let bed = sleeping("not-yet");
-    for args in [&["--systemd-cgroup", "list"][..], &["--cgroup-manager=systemd", "list"]] {
-        fails(&bed, args, "--systemd-cgroup: not supported yet");
-    }
     fails(&bed, &["create", "--console-socket", "s", &bed.id()], "--console-socket: not supported yet");
     assert!(!bed.dir.join("state").join(bed.id()).exists());
+}
+
+#[test]
+fn systemd_that_is_not_there() {
+    let mut bed = sleeping("no-systemd");
+    let id = bed.id();
+    let listener = std::os::unix::net::UnixListener::bind(bed.dir.join("deaf")).unwrap();
+    std::thread::spawn(move || listener.incoming().for_each(drop)); // hangs up on everybody
+    for (flag, socket) in [("--systemd-cgroup", "none"), ("--cgroup-manager=systemd", "deaf")] {
+        let address = format!("unix:path={}", bed.dir.join(socket).display());
+        let out = bed.command(&[flag, "create", &id]).env("DBUS_SYSTEM_BUS_ADDRESS", &address).output().unwrap();
+        let words = text(&out.stderr);
+        assert!(!out.status.success());
+        for part in
+            ["--systemd-cgroup: start the unit tare-", &format!("connect to {address}"), "hint: systemd and its"]
+        {
+            assert!(words.contains(part), "{part}: {words}");
+        }
+        assert!(!bed.dir.join("state").join(&id).exists(), "the state is left");
+    }
+    // Each driver has its form of cgroupsPath.
+    bed.config["linux"]["cgroupsPath"] = json!("/a/b");
+    fails(&bed, &["--systemd-cgroup", "create", &id], "linux.cgroupsPath (/a/b): expected cgroupsPath to be of format");
+    bed.config["linux"]["cgroupsPath"] = json!("a.slice:b:c");
+    fails(&bed, &["create", &id], "the form slice:prefix:name of the systemd cgroup driver");
+    assert!(!bed.dir.join("state").join(&id).exists());
 }
 
 #[test]
@@ -433,14 +456,19 @@ fn without_cgroups() {
 
 #[test]
 fn version_features_and_help() {
-    for flag in ["--version", "-v"] {
-        let out = Command::new(tare()).arg(flag).env_clear().output().unwrap();
+    let versions: [&[&str]; 5] =
+        [&["--version"], &["-v"], &["-version"], &["--debug", "--root", "/x", "--version"], &["--root=/x", "-v"]];
+    for flags in versions {
+        let out = Command::new(tare()).args(flags).env_clear().output().unwrap();
         let lines = text(&out.stdout);
         let lines: Vec<_> = lines.lines().collect();
         assert!(out.status.success() && out.stderr.is_empty(), "{out:?}");
         assert_eq!(lines[0], format!("tare version {}", env!("CARGO_PKG_VERSION")));
         assert!(lines[1].starts_with("commit: ") && lines[2].starts_with("spec: 1."), "{lines:?}");
     }
+    // Not a flag, but what the container is to be sent.
+    let out = Command::new(tare()).args(["--root=/no/such", "kill", "x", "-v"]).output().unwrap();
+    assert!(!out.status.success() && out.stdout.is_empty(), "{out:?}");
     let out = Command::new(tare()).arg("features").env_clear().output().unwrap();
     assert!(out.status.success() && out.stderr.is_empty(), "{out:?}");
     let features: Value = serde_json::from_slice(&out.stdout).unwrap();

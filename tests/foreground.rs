@@ -163,7 +163,11 @@ fn orphans_come_to_the_runtime_unless_it_does_not_want_them() {
     let mut bed = Bed::new("orphans");
     // With a pid namespace they would come to its process 1.
     bed.config["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "pid");
-    bed.shell("sh -c 'sh -c \"sleep 0.2; cat /proc/\\$\\$/status\" & exit'; sleep 0.6; exit 5");
+    // The orphan tells who its parent is once the one that made it is gone; process 1 waits for that.
+    let orphan = "while kill -0 $0 2>/dev/null; do sleep 0.02; done; cat /proc/$$/status; touch /dev/shm/told";
+    bed.shell(&format!(
+        "sh -c 'sh -c \"$0\" $$ &' '{orphan}'; until test -e /dev/shm/told; do sleep 0.02; done; exit 5"
+    ));
     for subreaper in [true, false] {
         let flags: &[&str] = if subreaper { &[] } else { &["--no-subreaper"] };
         let mut child = start(&bed, flags);

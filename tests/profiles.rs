@@ -44,7 +44,7 @@ fn default_lets_programs_do_what_they_do() {
     bed.shell(
         "grep '^Seccomp:' /proc/self/status; cd /dev/shm && mkdir d && echo text > d/f && busybox ln d/f l && busybox chown 1:2 l && \
          stat -c %u:%g d/f && cat l | cat && (exit 3); echo $?; busybox mkfifo p && busybox rm -r d l p && ls; \
-         busybox nc -l -p 7000 -e echo served & sleep 0.3; busybox nc 127.0.0.1 7000; kill -0 $$ && echo alive; \
+         busybox nc -l -p 7000 -e echo served & until busybox nc 127.0.0.1 7000 2>/dev/null; do sleep 0.05; done; kill -0 $$ && echo alive; \
          busybox chroot / echo in; exec echo executed",
     );
     all(bed.run(), 0, "Seccomp:\t2\n1:2\ntext\n3\nserved\nalive\nin\nexecuted");

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
-use rustix::thread::{CpuSet, UnshareFlags, sched_getaffinity, sched_setaffinity};
+use rustix::thread::UnshareFlags;
 use serde_json::{Value, json};
 
 use crate::bed::{self, Bed, TREES, cgroup_of};
@@ -95,7 +95,8 @@ impl Arena {
     pub fn new(name: &str) -> Arena {
         thread_local!(static HOST: Cell<bool> = const { Cell::new(false) });
         if !HOST.replace(true) {
-            become_a_host();
+            take_the_hosts_mounts();
+            make_the_antechamber();
         }
         let mut bed = Bed::new(&format!("hostile-{name}"));
         for applet in ["find", "kill", "dd", "ln", "wc", "rm", "chmod"] {
@@ -287,13 +288,7 @@ impl std::fmt::Display for Outcome {
 /// Gives this thread, and so its test, the host's mounts as its own: nobody else changes them meanwhile. All of them are
 /// shared, as systemd has them, so that whatever a container's namespace lets out is seen. What others mounted for
 /// themselves is left out: it goes when they remove the directory.
-fn become_a_host() {
-    // Linux 6.18 numbers namespaces by CPU, and binds the file of one with a greater number than our own only (EINVAL
-    // else): the antechamber's is greater if it is made by the same CPU.
-    let cpus = sched_getaffinity(None).unwrap();
-    let mut one = CpuSet::new();
-    one.set((0..CpuSet::MAX_CPU).find(|cpu| cpus.is_set(*cpu)).unwrap());
-    sched_setaffinity(None, &one).unwrap();
+pub fn take_the_hosts_mounts() {
     // Deprecated since it is unsound for UnshareFlags::FILES, and for that alone.
     #[expect(deprecated)]
     rustix::thread::unshare(UnshareFlags::NEWNS).unwrap();
@@ -306,12 +301,14 @@ fn become_a_host() {
         }
     }
     rustix::mount::mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC).unwrap();
-    // The antechamber is made by the first who needs it, and stays: not a change of any test's here.
+}
+
+/// The antechamber is made by the first who needs it, and stays: not a change of any test's here.
+fn make_the_antechamber() {
     let mut bed = Bed::new(&format!("hostile-warm-{}", rustix::thread::gettid().as_raw_nonzero()));
     bed.shell("true");
     let out = bed.tare(&["run", "--mount-namespace=antechamber", &bed.id()]);
     assert!(out.status.success(), "{out:?}");
-    sched_setaffinity(None, &cpus).unwrap();
 }
 
 fn descriptors(pid: &str) -> Vec<String> {

@@ -158,6 +158,7 @@ fn starts(arena: &mut Arena, count: usize, pairs: &[(PathBuf, PathBuf)]) -> Vec<
         }
     }
     let swaps = swapper.stop();
+    println!("{}: {count} starts, {} ran, {swaps} exchanges", arena.bed.id(), ran.len());
     assert!(swaps > count as u64 * 10, "{swaps} exchanges in {count} starts are no race");
     ran
 }
