@@ -11,13 +11,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use rustix::fs::{Mode, OFlags};
+
 use crate::error::{Doing, Error, Origin, Result};
 use crate::faults;
 use crate::plan::{Actor, Op, Plan};
 use crate::run::sync::{self, FromChild, Report, ToChild};
-use crate::sys::clone;
 use crate::sys::page::Page;
 use crate::sys::process::{self, Exec};
+use crate::sys::{Call, clone, mount};
 
 /// What the parent opened for a slot.
 pub enum Opened {
@@ -47,6 +49,18 @@ pub struct Inherited<'p> {
     pub nofile: Option<(u64, u64)>,
     /// Who may start the container.
     pub owner: u32,
+    /// `exec`: the container that is joined.
+    pub join: Option<Join>,
+}
+
+/// A container that is joined by one more process.
+pub struct Join {
+    /// Its init, as a pidfd.
+    pub init: OwnedFd,
+    /// The namespaces that take in children only (pid, time): joined by the parent before clone3.
+    pub before: i32,
+    /// The others: joined by the child.
+    pub after: i32,
 }
 
 /// What the child gathers on its way.
@@ -149,9 +163,31 @@ impl Child<'_> {
                 _ => process::exit_now(1),
             }
         }
+        if let Some(join) = self.in_.join.take() {
+            self.join(&join)?;
+        }
         if let Some(namespace) = self.in_.namespace.take() {
             clone::setns(&namespace, libc::CLONE_NEWNS).doing("enter the mount namespace of the rootfs")?;
         }
+        Ok(())
+    }
+
+    /// Enters the container: one setns(2) for all namespaces, and its root.
+    fn join(&mut self, join: &Join) -> Result<()> {
+        if join.after != 0 {
+            clone::setns(&join.init, join.after).doing("join the container's namespaces")?;
+        }
+        if join.after & libc::CLONE_NEWNS == 0 {
+            // Without a mount namespace of its own, the container is in its rootfs by chroot(2).
+            rustix::process::fchdir(&self.in_.rootfs)
+                .call("fchdir", || "the rootfs".into())
+                .doing("enter the rootfs")?;
+            return mount::chroot_here().doing("change the root");
+        }
+        // The root of its mount namespace.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open("/", flags, Mode::empty()).call("open", || "\"/\"".into());
+        self.in_.rootfs = root.doing("open the container's root")?;
         Ok(())
     }
 

@@ -43,7 +43,7 @@ impl Child<'_> {
                 self.in_.rootfs = root.doing("open the root of the new mount namespace")?;
                 mount::set_root_propagation(&self.in_.rootfs, self.rootfs().1).doing("set the rootfs's propagation")
             }
-            Tree::Host => Ok(()),
+            Tree::Host | Tree::Joined => Ok(()),
         }
     }
 

@@ -75,7 +75,7 @@ fn make(
 
 /// Descriptors passed by LISTEN_FDS (sd_listen_fds(3)) follow stderr and go on to the container, before those of
 /// `--preserve-fds`. As with runc, LISTEN_PID must name this process.
-fn socket_activation(options: &mut Options) {
+pub fn socket_activation(options: &mut Options) {
     let number = |name| std::env::var(name).ok().and_then(|v| v.parse::<u32>().ok());
     if number("LISTEN_PID") == Some(std::process::id()) {
         options.listen_fds = number("LISTEN_FDS").unwrap_or(0);

@@ -3,6 +3,7 @@
 mod create;
 mod delete;
 mod events;
+mod exec;
 mod kill;
 mod list;
 mod pause;
@@ -27,6 +28,7 @@ pub fn run(cli: Cli, log: &mut Log) -> Result<i32> {
     match &cli.command {
         Command::Create(args) => create::create(args, global, &store()?, log),
         Command::Run(args) => create::run(args, global, &store()?, log),
+        Command::Exec(args) => exec::exec(args, &store()?, log),
         Command::Start(args) => create::start(&args.id, &store()?),
         Command::State(args) => state::state(&args.id, &store()?),
         Command::List(args) => list::list(args, &store()?),

@@ -42,6 +42,7 @@ impl Plan {
             Tree::Antechamber => "the mount namespace is a copy of the antechamber, which has three mounts",
             Tree::Clone => "the mount namespace is a copy of the host's",
             Tree::Host => "no mount namespace of its own",
+            Tree::Joined => "the mount namespace is the container's",
         };
         format!("clone3({})\n         linux.namespaces — {place}", flags)
     }

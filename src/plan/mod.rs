@@ -292,7 +292,6 @@ pub enum Pivot {
 /// # Errors
 /// Whatever of config.json cannot be carried out, with the field's name.
 pub fn plan(spec: &Spec, facts: &Facts, options: &Options, log: &mut Vec<String>) -> Result<Plan> {
-    let linux = spec.linux().as_ref();
     let namespaces = Namespaces::of(spec, options.no_cgroup);
     let mut steps = Steps::default();
     let overlay_paths = mounts::needs_host_paths(spec)?;
@@ -307,9 +306,7 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options, log: &mut Vec<String>
     mounts::plan(spec, facts, tree, base, &mut steps)?;
     let (cgroup, unit) = resources::plan(spec, facts, options, &mut steps, log)?;
     devices::plan(spec, facts, &mut steps)?;
-    if let Some(seccomp) = linux.and_then(|l| l.seccomp().as_ref()) {
-        steps.after(Origin::field("linux.seccomp"), Op::CompileSeccomp { profile: Box::new(seccomp.clone()) });
-    }
+    process::seccomp(spec, &mut steps);
     mounts::restrict(spec, &mut steps);
     let how = match (tree, options.no_pivot) {
         (Tree::Host, _) => Pivot::Chroot,
@@ -320,6 +317,17 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options, log: &mut Vec<String>
     process::plan(spec, how, facts, options, &mut steps, log)?;
     let slots = steps.slots;
     Ok(Plan { id: options.id.clone(), namespaces, tree, cgroup, unit, slots, steps: steps.in_order() })
+}
+
+/// Plans an `exec`: `spec` is the container's, with the new process in it.
+///
+/// # Errors
+/// Whatever of the process cannot be carried out, with the field's name.
+pub fn exec(spec: &Spec, facts: &Facts, options: &Options, log: &mut Vec<String>) -> Result<Plan> {
+    let mut steps = Steps::default();
+    process::exec(spec, facts, options, &mut steps, log)?;
+    let (id, namespaces, tree) = (options.id.clone(), Namespaces::default(), Tree::Joined);
+    Ok(Plan { id, namespaces, tree, cgroup: None, unit: None, slots: 0, steps: steps.in_order() })
 }
 
 /// A path without `.` and `..`, lexically, as Go's filepath.Clean does it for absolute paths.

@@ -59,6 +59,8 @@ pub enum Tree {
     Clone,
     /// None of its own.
     Host,
+    /// `exec`: that of the container, which is there.
+    Joined,
 }
 
 impl std::str::FromStr for Tree {

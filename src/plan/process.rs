@@ -59,6 +59,26 @@ pub fn plan(
         mounts::root_propagation(spec, steps);
     }
     steps.child(field("process"), Op::ReopenDevNull);
+    until_execve(spec, facts, options, steps, log)
+}
+
+/// A further process of a container.
+pub fn exec(spec: &Spec, facts: &Facts, options: &Options, steps: &mut Steps, log: &mut Vec<String>) -> Result<()> {
+    seccomp(spec, steps);
+    until_execve(spec, facts, options, steps, log)
+}
+
+/// The filter, which the parent compiles meanwhile.
+pub fn seccomp(spec: &Spec, steps: &mut Steps) {
+    if let Some(seccomp) = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) {
+        steps.after(Origin::field("linux.seccomp"), Op::CompileSeccomp { profile: Box::new(seccomp.clone()) });
+    }
+}
+
+/// From the container's root on, what all its processes go through.
+fn until_execve(spec: &Spec, facts: &Facts, options: &Options, steps: &mut Steps, log: &mut Vec<String>) -> Result<()> {
+    let process = spec.process().as_ref().ok_or_else(|| Error::new("missing").field("process"))?;
+    let field = Origin::field;
     if !options.no_new_keyring {
         steps.child(field("process"), Op::Keyring { name: format!("_ses.{}", options.id) });
     }

@@ -1,33 +1,28 @@
 //! `create`, whole or not at all.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nix::errno::Errno;
 use nix::sys::signalfd::SignalFd;
 use oci_spec::runtime::Spec;
 use serde_json::value::RawValue;
 
+use super::antechamber;
 use super::cleanup::{self, Half};
 use super::prepare::{Prepared, prepare};
-use super::sync::{self, FromChild, ToChild};
-use super::{antechamber, explain, launch, unit};
-use crate::cgroup::{self, devices};
+use super::spawn::{self, Spawn};
+use crate::cgroup;
 use crate::child::Inherited;
 use crate::error::{Doing, Error, Origin, Result};
 use crate::faults;
 use crate::host;
 use crate::log::Log;
-use crate::plan::{self, Actor, Op, Options, Plan, Tree};
-use crate::seccomp;
+use crate::plan::{self, Op, Options, Plan, Tree};
 use crate::state::{self, CgroupState, Container, START, State, Store, VERSION};
-use crate::sys::clone::{self, Child, Exit};
+use crate::sys::clone::{self, Child};
 use crate::sys::page::Page;
 use crate::sys::{process, socket};
-
-/// Seconds after which a wait says what it waits for.
-const PATIENCE: i64 = 10;
 
 /// What is asked for.
 pub struct Request<'a> {
@@ -153,10 +148,10 @@ fn finish(
         placed: cgroup.is_some(),
         nofile,
         owner: state.owner,
+        join: None,
     });
     half.prepared.cgroup = cgroup;
-    let mut waiting = Waiting { request, plan, log };
-    let socket = waiting.spawn(&mut inherited, half)?;
+    let socket = Spawn { plan, signals: request.signals, log, frozen: None }.run(&mut inherited, half)?;
 
     let pid = half.child.as_ref().map(|c| c.pid).unwrap_or_default();
     let lock = half.container.lock().map_err(|_| state::deleted())?;
@@ -172,51 +167,18 @@ fn finish(
     half.container.write(state)?;
     drop(lock);
     faults::at("parent", "wrote-created")?;
-    tell_caller(request, half)?;
-    faults::at("parent", "before-go")?;
-    let (page, page_fd) = page.unzip();
-    match sync::tell(&socket, &ToChild::Go(page_fd)) {
-        // It has failed since it was ready, and its own words are better; or it was killed.
-        Err(e) if is_gone(e.errno) => match sync::listen(socket.as_fd()) {
-            Ok(Some(FromChild::Failed(report))) => return Err(explain(report.error())),
-            _ => return Err(killed()),
-        },
-        told => told.doing("let the container's process go on")?,
+    if let Some(child) = &half.child {
+        tell_caller(child, request.pid_file, request.pidfd_socket)?;
     }
-    faults::at("parent", "after-go")?;
-    last_words(&socket, page.as_ref())
-}
-
-/// Waits until the child has closed its socket: in `create` because it waits for `start`, in `run` by execve.
-fn last_words(socket: &OwnedFd, page: Option<&Page>) -> Result<()> {
-    let listen = || match sync::listen(socket.as_fd()) {
-        Err(e) if e.errno == Errno::ECONNRESET => Err(killed()),
-        said => said.doing("wait for the container's process"),
-    };
-    let report = match faults::message("parent", "end", listen)? {
-        None => page.and_then(|page| sync::Report::from_bytes(&page.read())),
-        Some(FromChild::Failed(report)) => Some(report),
-        Some(FromChild::Ready) => return Err(Error::new("the container's process said that it was ready twice")),
-    };
-    report.map_or(Ok(()), |report| Err(explain(report.error())))
-}
-
-fn killed() -> Error {
-    Error::new("the container's process was killed while the container was created")
-}
-
-/// The other end of the socket is closed, or closed with messages of ours unread.
-fn is_gone(errno: Errno) -> bool {
-    matches!(errno, Errno::EPIPE | Errno::ECONNRESET)
+    spawn::go(&socket, page)
 }
 
 /// The pid file and the pidfd, for who asked for them.
-fn tell_caller(request: &Request<'_>, half: &Half) -> Result<()> {
-    let Some(child) = &half.child else { return Ok(()) };
-    if let Some(path) = request.pid_file {
+pub fn tell_caller(child: &Child, pid_file: Option<&Path>, pidfd_socket: Option<&Path>) -> Result<()> {
+    if let Some(path) = pid_file {
         write_pid_file(path, child.pid).map_err(|e| e.field("--pid-file"))?;
     }
-    if let Some(path) = request.pidfd_socket {
+    if let Some(path) = pidfd_socket {
         let sent = socket::connect_stream(path).and_then(|s| socket::send_fd(s, b"pidfd", child.pidfd.as_fd()));
         sent.doing("send the pidfd").map_err(|e| e.field("--pidfd-socket"))?;
     }
@@ -224,7 +186,7 @@ fn tell_caller(request: &Request<'_>, half: &Half) -> Result<()> {
 }
 
 /// Decimal digits alone, and whole or not at all: callers parse it as soon as we have ended.
-pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     use crate::sys::Call;
     use rustix::fs::{CWD, Mode, OFlags};
     let name = path.file_name().ok_or_else(|| Error::new(format!("{path:?} is no file name")))?;
@@ -241,166 +203,4 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
         let _ = rustix::fs::unlink(&temporary);
     }
     written.doing(doing)
-}
-
-/// The parent, from clone3 until the child is ready.
-struct Waiting<'a, 'r> {
-    request: &'a Request<'r>,
-    plan: &'a Plan,
-    log: &'a mut Log,
-}
-
-impl Waiting<'_, '_> {
-    /// Makes the child and does the parent's steps while it does its own.
-    ///
-    /// A cgroup whose cgroup.kill was written more often than that of the caller's kills what is born in it (Linux 6.18,
-    /// 7.2): a child that SIGKILL takes before its first word is made once more and moved into the cgroup.
-    fn spawn<'p>(&mut self, inherited: &mut Option<Inherited<'p>>, half: &mut Half) -> Result<OwnedFd> {
-        let first = match self.try_once(inherited, half) {
-            Err(e) => e,
-            Ok(socket) => return Ok(socket),
-        };
-        // One that still lives is ended by the clean-up.
-        let ended = |c: &Child| matches!(socket::wait_any([c.pidfd.as_fd()], Some(1)), Ok([true]));
-        let exit = half.child.take_if(|c| ended(c)).map(|c| clone::wait(&c.pidfd));
-        let killed = matches!(exit, Some(Ok(Exit::Signal(libc::SIGKILL))));
-        // With a field it is explained already: the memory limit was too low.
-        let explained = first.origin.is_some() || half.container.is_removed()?;
-        if !killed || explained || inherited.as_ref().is_none_or(|i| !i.placed) {
-            return Err(first);
-        }
-        self.log.debug(format!("once more, to be moved into the cgroup instead of being born in it: {first}"));
-        if let Some(i) = inherited {
-            i.placed = false;
-        }
-        self.try_once(inherited, half)
-    }
-
-    fn try_once<'p>(&mut self, inherited: &mut Option<Inherited<'p>>, half: &mut Half) -> Result<OwnedFd> {
-        let (ours, theirs) = socket::pair().doing("make a socket pair")?;
-        if let Some(i) = inherited {
-            i.socket = Some(theirs);
-        }
-        let cgroup = half.prepared.cgroup.as_ref();
-        let mut ours = Some(ours);
-        let child = launch::launch(self.plan, cgroup, inherited, &mut ours)?;
-        let ours = ours.ok_or_else(|| Error::new("the socket pair was lost"))?;
-        let pid = child.pid;
-        half.child = Some(child);
-        // The child's end must be the child's alone, for its end of file to reach us.
-        let placed = inherited.as_mut().is_none_or(|i| {
-            i.socket = None;
-            i.placed
-        });
-        let moved = match cgroup.filter(|_| !placed) {
-            Some(cgroup) => cgroup.attach(pid).and_then(|()| {
-                let tell = || sync::tell(&ours, &ToChild::Placed).doing("tell the child that it was moved");
-                faults::message("parent", "placed", tell)
-            }),
-            None => Ok(()),
-        };
-        // An error of ours may only be the echo of the child's, whose own words are better.
-        match moved.and_then(|()| self.own_steps(&ours, half)) {
-            Ok(()) => {}
-            Err(e) if e.errno().is_some_and(is_gone) => {}
-            Err(e) => return Err(e),
-        }
-        self.wait_ready(&ours, half)?;
-        Ok(ours)
-    }
-
-    /// The parent's steps after clone3: limits, device filter, seccomp.
-    fn own_steps(&mut self, socket: &OwnedFd, half: &mut Half) -> Result<()> {
-        let pid = half.child.as_ref().map_or(0, |c| c.pid);
-        for (index, step) in self.plan.steps.iter().enumerate().filter(|(_, s)| s.by == Actor::ParentAfterMaps) {
-            if faults::skips(&step.op) {
-                continue;
-            }
-            faults::at("parent", index)
-                .and_then(|()| self.own_step(&step.op, socket, half, pid))
-                .map_err(|e| explain(e.at(step.origin.clone())))?;
-        }
-        Ok(())
-    }
-
-    fn own_step(&mut self, op: &Op, socket: &OwnedFd, half: &mut Half, pid: i32) -> Result<()> {
-        let prepared = &half.prepared;
-        let cgroup = || prepared.cgroup.as_ref().ok_or_else(|| Error::new("there is no cgroup"));
-        match op {
-            Op::StartUnit { .. } => {
-                unit::start(op, self.plan, &mut half.prepared, pid)?;
-                let tell = || sync::tell(socket, &ToChild::Placed).doing("tell the child that it was moved");
-                faults::message("parent", "placed", tell)
-            }
-            Op::LimitCgroup { writes } => cgroup()?.apply(writes),
-            Op::DeviceFilter { rules } => devices::apply(cgroup()?, rules, devices::Others::of(prepared.unit.as_ref())),
-            Op::OomScoreAdj { value } => host::write_oom_score_adj(pid, *value),
-            Op::CompileSeccomp { profile } => {
-                let cache = antechamber::shared_folder("seccomp").ok();
-                let filter = seccomp::compile_cached(profile, cache.as_ref().map(AsFd::as_fd))?;
-                self.log.warnings(filter.warnings);
-                let message = ToChild::Filter(filter.bpf, filter.flags);
-                faults::message("parent", "filter", || sync::tell(socket, &message).doing("send the filter"))
-            }
-            _ => Err(Error::new("a step of another process was planned for the parent")),
-        }
-    }
-
-    fn wait_ready(&mut self, socket: &OwnedFd, half: &Half) -> Result<()> {
-        faults::at("parent", "before-ready")?;
-        loop {
-            let [spoke, signalled] = socket::wait_any([socket.as_fd(), self.request.signals.as_fd()], Some(PATIENCE))
-                .doing("wait for the container's process")?;
-            if signalled && let Ok(Some(signal)) = self.request.signals.read_signal() {
-                if let Some(name) = ends_the_wait(signal.ssi_signo as i32) {
-                    return Err(Error::new(format!("interrupted by {name} while the container was created")));
-                }
-            } else if spoke {
-                let word = match sync::listen(socket.as_fd()) {
-                    Err(e) if e.errno == Errno::ECONNRESET => Ok(None), // it has ended with a message of ours unread
-                    word => word,
-                };
-                return match word.doing("wait for the container's process")? {
-                    Some(FromChild::Ready) => faults::at("parent", "after-ready"),
-                    Some(FromChild::Failed(report)) => {
-                        faults::at("parent", "after-failed")?;
-                        Err(explain(report.error()))
-                    }
-                    None => Err(self.died(half)),
-                };
-            } else {
-                let frozen = half.prepared.cgroup.as_ref().is_some_and(|c| c.is_frozen().unwrap_or(false));
-                if frozen {
-                    return Err(Error::new("the container's cgroup is frozen, so its process cannot run")
-                        .hint("a cgroup above it is frozen"));
-                }
-                self.log.debug(format!("waiting for the container's process for {PATIENCE} s more"));
-            }
-        }
-    }
-
-    /// The child is gone without a word.
-    fn died(&self, half: &Half) -> Error {
-        if half.container.is_removed().unwrap_or(false) {
-            return state::deleted();
-        }
-        let killed = Error::new("the container's process was killed before it was ready");
-        match half.prepared.cgroup.as_ref().and_then(|c| c.oom_peak()) {
-            Some(peak) => killed
-                .field("linux.resources.memory.limit")
-                .hint(format!("the memory limit is too low to start the container: {peak} bytes were in use at most")),
-            None => killed,
-        }
-    }
-}
-
-/// Signals that end a wait; the others stay for later.
-fn ends_the_wait(signal: i32) -> Option<&'static str> {
-    match signal {
-        libc::SIGINT => Some("SIGINT"),
-        libc::SIGTERM => Some("SIGTERM"),
-        libc::SIGHUP => Some("SIGHUP"),
-        libc::SIGQUIT => Some("SIGQUIT"),
-        _ => None,
-    }
 }

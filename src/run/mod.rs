@@ -4,10 +4,12 @@
 pub mod antechamber;
 pub mod cleanup;
 pub mod create;
+pub mod exec;
 pub mod foreground;
 mod hints;
 mod launch;
 mod prepare;
+mod spawn;
 pub mod start;
 pub mod sync;
 pub mod unit;

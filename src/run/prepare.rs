@@ -85,7 +85,7 @@ fn open_rootfs(tree: Tree, path: &Path, propagation: u64, to: &mut Prepared) -> 
     let dir = rustix::fs::open(path, flags, Mode::empty()).call("open", || format!("{path:?}"));
     let dir = dir.doing("open the rootfs").map_err(|e| e.hint("root.path counts from the bundle"))?;
     to.rootfs = Some(match tree {
-        Tree::Host => dir,
+        Tree::Host | Tree::Joined => dir,
         Tree::OpenTree => {
             to.namespace = Some(mount::open_tree_namespace(&dir).doing("make a mount namespace of the rootfs")?);
             dir
