@@ -8,6 +8,7 @@
     kubernetes    docker with the mounts of a pod: twenty in all
     binds         docker with 100 bind mounts more
     host-cgroup   docker without a cgroup namespace
+    failing       docker, failing at its last step: a program of no format that the kernel executes
 
 Limits are in none of them, since which controllers there are is the host's affair. `config(...)` is for other scripts to
 import: change what they like in the result and write it.
@@ -145,12 +146,17 @@ def host_cgroup(folder, args):
     return spec
 
 
+def failing(folder, args):
+    return docker(folder, ["/bin/broken"])
+
+
 KINDS = {
     "minimal": lambda folder, args: minimal(args),
     "docker": docker,
     "kubernetes": kubernetes,
     "binds": binds,
     "host-cgroup": host_cgroup,
+    "failing": failing,
 }
 
 
@@ -170,6 +176,8 @@ def rootfs(folder):
     for applet in subprocess.check_output(["busybox", "--list"], text=True).split():
         if applet != "busybox":
             (root / "bin" / applet).symlink_to("busybox")
+    (root / "bin/broken").write_text("no program\n")
+    (root / "bin/broken").chmod(0o755)
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/:/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\nuser:x:1000:\n")
     # What bind mounts of files cover: made here, so that also a read-only root has them.

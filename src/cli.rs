@@ -35,10 +35,10 @@ pub struct Global {
     /// As --log-level=debug
     #[arg(long)]
     pub debug: bool,
-    /// Let systemd make the cgroups (not supported yet)
+    /// Let systemd make the cgroups: cgroupsPath is slice:prefix:name
     #[arg(long)]
     pub systemd_cgroup: bool,
-    /// How to make cgroups: cgroupfs, or disabled for none
+    /// How to make cgroups: cgroupfs, systemd, or disabled for none
     #[arg(long, value_name = "MANAGER", default_value = "cgroupfs")]
     pub cgroup_manager: CgroupManager,
     /// Whether to run without privileges: true, false or auto
@@ -90,6 +90,16 @@ pub enum Command {
     Kill(Kill),
     /// Remove a container
     Delete(Delete),
+    /// Stop all processes of a container
+    Pause(Id),
+    /// Let the processes of a paused container go on
+    Resume(Id),
+    /// List the processes of a container
+    Ps(Ps),
+    /// Print what a container uses, and when it runs out of memory
+    Events(Events),
+    /// Change the limits of a container
+    Update(Box<Update>),
     /// Write a config.json to start from
     Spec(Spec),
     /// Print what tare can do, as the OCI features document
@@ -201,6 +211,94 @@ pub struct Delete {
 }
 
 #[derive(Debug, Args)]
+pub struct Ps {
+    /// table or json
+    #[arg(long, short, value_name = "FORMAT", default_value = "table")]
+    pub format: ListFormat,
+    /// Id of the container, and options of ps(1) for the table [default: -ef]
+    #[arg(value_name = "ID [OPTIONS]", required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Time between two lines of statistics
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    pub interval: String,
+    /// Print the statistics once, and end
+    #[arg(long)]
+    pub stats: bool,
+    /// Id of the container
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// What is not given stays as it is
+#[derive(Debug, Args)]
+pub struct Update {
+    /// File with the new values in the form of linux.resources, or - for standard input; all other flags are ignored
+    #[arg(long, short, value_name = "FILE")]
+    pub resources: Option<PathBuf>,
+    /// Weight for block devices, 10 to 1000
+    #[arg(long, value_name = "WEIGHT")]
+    pub blkio_weight: Option<u16>,
+    /// Period of the CPU quota in microseconds
+    #[arg(long, value_name = "N")]
+    pub cpu_period: Option<u64>,
+    /// Microseconds of CPU time in a period; -1 for no limit
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub cpu_quota: Option<i64>,
+    /// Microseconds of CPU time that may be saved up
+    #[arg(long, value_name = "N")]
+    pub cpu_burst: Option<u64>,
+    /// CPU shares (1024 is ordinary), relative to other containers
+    #[arg(long, value_name = "N")]
+    pub cpu_share: Option<u64>,
+    /// Not on cgroup v2
+    #[arg(long, value_name = "N", hide = true)]
+    pub cpu_rt_period: Option<u64>,
+    /// Not on cgroup v2
+    #[arg(long, value_name = "N", hide = true, allow_negative_numbers = true)]
+    pub cpu_rt_runtime: Option<i64>,
+    /// CPUs that may be used: 0-2,7
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes that may be used: 0-2,7
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_mems: Option<String>,
+    /// 1 for CPU time that nobody else wants only, 0 for an ordinary share
+    #[arg(long, value_name = "0|1", allow_negative_numbers = true)]
+    pub cpu_idle: Option<i64>,
+    /// Memory in bytes, or with a unit (64M); -1 for no limit
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub memory: Option<String>,
+    /// Memory that is kept for the container
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub memory_reservation: Option<String>,
+    /// Memory and swap together; -1 for no limit on swap
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub memory_swap: Option<String>,
+    /// Ignored: the kernel has no such limit any more
+    #[arg(long, value_name = "SIZE", hide = true, allow_negative_numbers = true)]
+    pub kernel_memory: Option<String>,
+    /// Ignored: the kernel has no such limit any more
+    #[arg(long, value_name = "SIZE", hide = true, allow_negative_numbers = true)]
+    pub kernel_memory_tcp: Option<String>,
+    /// Number of processes; -1 for no limit
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub pids_limit: Option<i64>,
+    /// Not supported yet
+    #[arg(long, value_name = "SCHEMA", hide = true)]
+    pub l3_cache_schema: Option<String>,
+    /// Not supported yet
+    #[arg(long, value_name = "SCHEMA", hide = true)]
+    pub mem_bw_schema: Option<String>,
+    /// Id of the container
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+#[derive(Debug, Args)]
 pub struct Spec {
     /// Directory to write config.json to
     #[arg(long, short, value_name = "DIR", default_value = ".")]
@@ -237,6 +335,23 @@ pub fn version_only(args: &[std::ffi::OsString]) -> Option<std::process::ExitCod
         .then_some(std::process::ExitCode::SUCCESS)
 }
 
+/// `--log` and `--log-format` of a command line that could not be parsed.
+pub fn log_of(args: &[std::ffi::OsString]) -> (Option<PathBuf>, Format) {
+    let value = |name: &str| {
+        let mut rest = args.iter().skip(1).filter_map(|a| a.to_str());
+        while let Some(arg) = rest.next() {
+            match arg.strip_prefix(name) {
+                Some("") => return rest.next(),
+                Some(value) if value.starts_with('=') => return Some(&value[1..]),
+                _ => {}
+            }
+        }
+        None
+    };
+    let format = value("--log-format").filter(|f| *f == "json").map_or(Format::Text, |_| Format::Json);
+    (value("--log").map(PathBuf::from), format)
+}
+
 /// Go's flag parser takes one dash for two, and containerd sends `-no-subreaper`: a single-dash word that is the name of
 /// a long flag becomes one.
 pub fn long_flags(args: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
@@ -260,4 +375,22 @@ pub fn long_flags(args: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
         _ => a,
     };
     args.into_iter().map(widen).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_of_a_line_that_cannot_be_parsed() {
+        for (line, path, format) in [
+            ("tare --log /l --log-format json nonsense", Some("/l"), Format::Json),
+            ("tare --log-format=json --log=/l create", Some("/l"), Format::Json),
+            ("tare --log-format text create --log", None, Format::Text),
+            ("tare --log-level error start", None, Format::Text),
+        ] {
+            let args: Vec<_> = line.split(' ').map(Into::into).collect();
+            assert_eq!(log_of(&args), (path.map(PathBuf::from), format), "{line}");
+        }
+    }
 }

@@ -35,11 +35,33 @@ impl Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&one_line(&self.field, ENOUGH))?;
         match &self.object {
-            Some(object) => write!(f, "{} ({object})", self.field),
-            None => f.write_str(&self.field),
+            Some(object) => write!(f, " ({})", one_line(object, ENOUGH)),
+            None => Ok(()),
         }
     }
+}
+
+/// Characters of a path in a message; a longer one is no help to anybody.
+const ENOUGH: usize = 4096;
+
+/// A text of config.json or of an image in a message: without control characters, which could fake another line, and not
+/// much longer than `most` characters. What is left out is in the middle: the reason comes last.
+pub fn one_line(text: &str, most: usize) -> String {
+    let count = text.chars().count();
+    let left_out = if count > most { most - most / 4..count - most / 4 } else { 0..0 };
+    let mut line = String::with_capacity(text.len().min(most));
+    for (i, c) in text.chars().enumerate() {
+        if left_out.contains(&i) {
+            line.push_str(if i == left_out.start { "…" } else { "" });
+        } else if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
 }
 
 /// A failure, with its cause: `mounts[3] (/data): attach bind mount: move_mount(…): EPERM (operation not permitted)`.
@@ -105,7 +127,7 @@ impl fmt::Display for Error {
         if let Some(origin) = &self.origin {
             write!(f, "{origin}: ")?;
         }
-        f.write_str(&self.doing)?;
+        f.write_str(&one_line(&self.doing, ENOUGH))?;
         if let Some(source) = &self.source {
             let users = self.origin.as_ref().is_some_and(Origin::is_the_users);
             if users { write!(f, ": {source}")? } else { write!(f, ": {source:#}")? }

@@ -1,39 +1,65 @@
 //! Test only (feature `faults`, not in the shipped binary): the environment variable TARE_FAULT kills, fails, panics or
 //! leaves out at a named point. `integration/kill-steps` and `integration/mutate` go through all of them.
 //!
-//! `TARE_FAULT=ACTION:PROCESS:POINT` with ACTION `kill`, `error` or `panic`, PROCESS `parent` or `child`, POINT a step's
-//! index or the name of a message; `TARE_FAULT=skip:KIND` leaves out all steps of a kind (`mask`).
+//! A list, separated by commas, of
+//! - `ACTION:PROCESS:POINT` with ACTION `kill`, `error` or `panic`; PROCESS `parent` (of `create` and `run`), `starter` or
+//!   `child`; POINT a step's index, or `before-` and `after-` a message of the protocol, or another name;
+//! - `skip:KIND` leaves out all steps of a kind (`mask`);
+//! - `trace` tells each point that is reached, so that nobody needs a list of them.
 
-#[cfg(feature = "faults")]
-use crate::error::Error;
+use std::fmt::Display;
+
 use crate::error::Result;
 use crate::plan::Op;
-
-/// Acts if the point is the one asked for.
 #[cfg(feature = "faults")]
-pub fn at(process: &str, point: &str) -> Result<()> {
-    let Ok(fault) = std::env::var("TARE_FAULT") else { return Ok(()) };
-    let Some(action) = fault.strip_suffix(&format!(":{process}:{point}")) else { return Ok(()) };
-    match action {
-        "kill" => crate::sys::process::exit_now(137),
-        "error" => Err(Error::new(format!("injected error at {process}:{point}"))),
-        "panic" => panic!("injected panic at {process}:{point}"),
-        other => Err(Error::new(format!("TARE_FAULT: unknown action {other:?}"))),
+use crate::{error::Error, sys::process};
+
+#[cfg(feature = "faults")]
+fn asked() -> String {
+    std::env::var("TARE_FAULT").unwrap_or_default()
+}
+
+/// On standard error, in one piece.
+#[cfg(feature = "faults")]
+fn say(what: &str, process: &str, point: &impl Display) {
+    let _ = rustix::io::write(rustix::stdio::stderr(), format!("fault: {what} {process}:{point}\n").as_bytes());
+}
+
+/// Acts if the point is one of those asked for.
+#[cfg(feature = "faults")]
+pub fn at(process: &str, point: impl Display) -> Result<()> {
+    let suffix = format!(":{process}:{point}");
+    for fault in asked().split(',') {
+        if fault == "trace" {
+            say("at", process, &point);
+        }
+        match fault.strip_suffix(&suffix) {
+            None => {}
+            Some("kill") => {
+                // Nobody inside can kill the first process of a pid namespace, not even itself: whoever started us must.
+                let first = rustix::process::getpid().is_init();
+                say(if first { "kill me at" } else { "killed at" }, process, &point);
+                process::kill_self();
+            }
+            Some("error") => return Err(Error::new(format!("injected error at {process}:{point}"))),
+            Some("panic") => panic!("injected panic at {process}:{point}"),
+            Some(other) => return Err(Error::new(format!("TARE_FAULT: unknown action {other:?}"))),
+        }
     }
+    Ok(())
 }
 
 /// Whether steps of this kind are left out.
 #[cfg(feature = "faults")]
 pub fn skips(op: &Op) -> bool {
-    let Ok(fault) = std::env::var("TARE_FAULT") else { return false };
     let kind = serde_json::to_value(op).ok().and_then(|v| v["do"].as_str().map(str::to_owned));
-    fault.strip_prefix("skip:").is_some_and(|k| kind.as_deref() == Some(k))
+    asked().split(',').any(|fault| fault.strip_prefix("skip:").is_some_and(|k| kind.as_deref() == Some(k)))
 }
 
 /// Does nothing: the shipped binary has no faults.
 #[cfg(not(feature = "faults"))]
 #[inline(always)]
-pub fn at(_: &str, _: &str) -> Result<()> {
+pub fn at(_: &str, _: impl Display) -> Result<()> {
     Ok(())
 }
 
@@ -42,4 +68,12 @@ pub fn at(_: &str, _: &str) -> Result<()> {
 #[inline(always)]
 pub fn skips(_: &Op) -> bool {
     false
+}
+
+/// One message, sent or received: the points before and after it.
+pub fn message<T>(process: &str, name: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    at(process, format_args!("before-{name}"))?;
+    let done = act()?;
+    at(process, format_args!("after-{name}"))?;
+    Ok(done)
 }

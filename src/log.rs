@@ -97,6 +97,11 @@ impl Log {
         }
     }
 
+    /// A line for the engine alone; people have been told.
+    pub fn error(&mut self, text: &str) {
+        self.write(Level::Error, text);
+    }
+
     /// One write(2) for a line: several runtimes share the file.
     fn write(&mut self, level: Level, text: &str) {
         if level < self.level {

@@ -3,6 +3,8 @@
 //! `cli` (argv) → `spec` (config.json, checked) → `plan` (what will be done) → `run` (the parent) and `child` (between
 //! clone3 and execve) → `state` (on disk). Only `sys` has unsafe code.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods))] // they are for the shipped code
+
 mod cgroup;
 mod child;
 mod cli;
@@ -37,11 +39,20 @@ fn main() -> ExitCode {
         println!("{}", cmd::version());
         return code;
     }
-    let cli = match cli::Cli::try_parse_from(cli::long_flags(args)) {
+    let args = cli::long_flags(args);
+    let cli = match cli::Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { 1 } else { 0 });
+            if !e.use_stderr() {
+                return ExitCode::SUCCESS; // --help
+            }
+            // An engine reads the log, and shows nothing of ours if there is none.
+            let (path, format) = cli::log_of(&args);
+            if let Ok(mut log) = Log::open(path.as_deref(), format, Level::Error) {
+                log.error(e.to_string().lines().next().unwrap_or_default().trim_start_matches("error: "));
+            }
+            return ExitCode::FAILURE;
         }
     };
     let level = if cli.global.debug { Level::Debug } else { cli.global.log_level };

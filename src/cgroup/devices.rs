@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 
 use super::fs::Cgroup;
+use super::systemd::Unit;
 use crate::error::{Doing, Error, Result};
 use crate::sys::bpf::{self, Insn};
 
@@ -125,6 +126,15 @@ impl Rule {
         self.covers(&Rule { allow: self.allow, kind: Kind::Any, major: None, minor: None, access: R | W | M })
     }
 
+    /// The kinds of access as config.json has them.
+    pub fn letters(&self) -> String {
+        [(R, 'r'), (W, 'w'), (M, 'm')]
+            .iter()
+            .filter(|(bit, _)| self.access & bit != 0)
+            .map(|(_, letter)| letter)
+            .collect()
+    }
+
     /// Whether it decides everything that `other` is about.
     fn covers(&self, other: &Rule) -> bool {
         (self.kind == Kind::Any || self.kind == other.kind)
@@ -222,6 +232,25 @@ pub fn program(rules: &[Rule]) -> Vec<Insn> {
     code
 }
 
+/// What becomes of programs on the cgroup that are not ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// They are left over from before, and go.
+    Remove,
+    /// They are systemd's, which looks after them.
+    Keep,
+}
+
+impl Others {
+    /// For a cgroup with or without a unit.
+    pub fn of(unit: Option<&Unit>) -> Others {
+        if unit.is_some() { Others::Keep } else { Others::Remove }
+    }
+}
+
+/// The name of our program, by which we know it.
+const NAME: &str = "tare_devices";
+
 /// Makes the rules the cgroup's, in the place of those it has. A running container sees the old rules or the new ones and
 /// nothing between.
 ///
@@ -231,15 +260,18 @@ pub fn program(rules: &[Rule]) -> Vec<Insn> {
 /// # Errors
 /// EPERM without the capabilities, see the hint. In a user namespace that is always so; the caller may then do without:
 /// nobody there can make a device node or open one that he could not open without a container.
-pub fn apply(cgroup: &Cgroup, rules: &[Rule]) -> Result<()> {
-    let old = if cgroup.is_fresh() { Vec::new() } else { attached(cgroup)? };
+pub fn apply(cgroup: &Cgroup, rules: &[Rule], others: Others) -> Result<()> {
+    let mut old = if cgroup.is_fresh() { Vec::new() } else { attached(cgroup)? };
+    if others == Others::Keep {
+        old.retain(|program| bpf::program_name(program.as_fd()).is_ok_and(|name| name == NAME));
+    }
     let explain = |e: Error| explain(e).field("linux.resources.devices");
     if !allows_everything(&effective(rules)) {
-        let new = bpf::load_device_program(&program(rules), c"Apache-2.0", "tare_devices")
+        let new = bpf::load_device_program(&program(rules), c"Apache-2.0", NAME)
             .doing("load the device rules")
             .map_err(explain)?;
-        // The one that is there is replaced in one step. More than one are not ours (systemd's): they are taken away
-        // behind ours, as runc does.
+        // The one that is there is replaced in one step. More than one are not ours: they are taken away behind ours, as
+        // runc does.
         let replace = if let [one] = old.as_slice() { Some(one.as_fd()) } else { None };
         bpf::attach_device_program(cgroup.as_fd(), new.as_fd(), replace)
             .doing("attach the device rules to the container's cgroup")

@@ -3,16 +3,16 @@
 //! The kernel wakes a poll(2) for POLLPRI when the file has changed since it was last read, so nothing is missed between
 //! a read and the poll after it. Nobody waits without an end.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::OFlags;
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{OFlags, inotify};
 
-use super::fs::{Cgroup, gone, open_file, read, write};
+use super::fs::{Cgroup, gone, open_file, open_parent, read, write};
 use super::tree::walk;
 use crate::error::{Doing, Error, Origin, Result};
-use crate::sys::{self, Call};
+use crate::sys::{self, Call, socket};
 
 /// How long every process may take to freeze or to go: as long as runc gives it to freeze. One in an uninterruptible
 /// sleep takes as long as its device does.
@@ -49,44 +49,87 @@ impl Watch {
     /// # Errors
     /// The file cannot be read; a cgroup that is gone is no error.
     pub fn read(&self) -> sys::Result<Events> {
-        let Some(file) = &self.0 else { return Ok(GONE) };
+        Ok(self.look()?.unwrap_or(GONE))
+    }
+
+    /// None when the cgroup is gone.
+    fn look(&self) -> sys::Result<Option<Events>> {
+        let Some(file) = &self.0 else { return Ok(None) };
         let mut buffer = [0; 256];
         // The kernel shows the file whole in one read, and only from its beginning.
         let read = rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut buffer, 0));
         match read.call("pread", || "\"cgroup.events\"".into()) {
-            Ok(n) => Ok(parse(&String::from_utf8_lossy(&buffer[..n]))),
-            Err(e) if gone(e.errno) => Ok(GONE),
+            Ok(n) => Ok(Some(parse(&String::from_utf8_lossy(&buffer[..n])))),
+            Err(e) if gone(e.errno) => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    /// The descriptor to poll, unless the cgroup is gone.
-    pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.0.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Waits until `done`, and at most until `deadline`. Says what it was at the end.
+    /// Waits until `done` or the cgroup is gone, and at most until `deadline`. Says what it was at the end. `cgroup` is the
+    /// one whose file this is.
     ///
     /// # Errors
     /// The file cannot be read or polled.
-    pub fn wait(&self, deadline: Instant, done: impl Fn(Events) -> bool) -> sys::Result<Events> {
+    pub(super) fn wait(
+        &self,
+        cgroup: BorrowedFd<'_>,
+        deadline: Instant,
+        done: impl Fn(Events) -> bool,
+    ) -> sys::Result<Events> {
+        let mut removal = None;
         loop {
-            let events = self.read()?;
+            let (Some(file), Some(events)) = (&self.0, self.look()?) else { return Ok(GONE) };
             let left = deadline.saturating_duration_since(Instant::now());
-            match &self.0 {
-                Some(file) if !done(events) && !left.is_zero() => poll(file.as_fd(), left)?,
-                _ => return Ok(events),
+            if done(events) || left.is_zero() {
+                return Ok(events);
+            }
+            match &removal {
+                Some(removal) => poll(file.as_fd(), removal, left)?,
+                // Nothing that happens from here on is missed: the file is read once more before the sleep.
+                None => removal = Some(Removal::of(cgroup)?),
             }
         }
     }
 }
 
-/// Sleeps until the file has changed, and no longer than `left`.
-fn poll(file: BorrowedFd<'_>, left: Duration) -> sys::Result<()> {
-    let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
-    match rustix::event::poll(&mut [PollFd::new(&file, PollFlags::PRI)], Some(&timeout)) {
+/// Tells that a cgroup is removed, by somebody else: that wakes nobody who polls its files (tried on Linux 6.18), and the
+/// inode that we hold open tells nothing of its end. The directory above it does (inotify(7), IN_DELETE).
+#[derive(Debug)]
+struct Removal(OwnedFd);
+
+impl Removal {
+    fn of(cgroup: BorrowedFd<'_>) -> sys::Result<Removal> {
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        let fd = inotify::init(flags).call("inotify_init1", String::new)?;
+        match open_parent(cgroup) {
+            Ok(parent) => {
+                let path = format!("/proc/self/fd/{}", parent.as_raw_fd());
+                let what = inotify::WatchFlags::DELETE | inotify::WatchFlags::ONLYDIR;
+                inotify::add_watch(&fd, &path, what).call("inotify_add_watch", || format!("{path:?}, IN_DELETE"))?;
+            }
+            Err(e) if gone(e.errno) => {} // the read that follows says so
+            Err(e) => return Err(e),
+        }
+        Ok(Removal(fd))
+    }
+
+    /// Takes what has been told: only that it was told counts, since the file is read after it.
+    fn clear(&self) {
+        let mut buffer = [0; 4096];
+        while rustix::io::read(&self.0, &mut buffer).is_ok_and(|n| n > 0) {}
+    }
+}
+
+/// Sleeps until the file has changed or a neighbour or the cgroup itself was removed, and no longer than `left`.
+fn poll(file: BorrowedFd<'_>, removal: &Removal, left: Duration) -> sys::Result<()> {
+    let mut fds = [PollFd::new(&file, PollFlags::PRI), PollFd::new(&removal.0, PollFlags::IN)];
+    match rustix::event::poll(&mut fds, Some(&socket::timespec(left))) {
         Err(rustix::io::Errno::INTR) => Ok(()),
-        other => other.map(drop).call("poll", || "\"cgroup.events\", POLLPRI".into()),
+        other => {
+            other.call("poll", || "\"cgroup.events\", POLLPRI".into())?;
+            removal.clear();
+            Ok(())
+        }
     }
 }
 
@@ -146,7 +189,7 @@ impl Cgroup {
         let waited = walk(
             self.as_fd(),
             |dir| {
-                let events = Watch::open(dir)?.wait(deadline, |events| events.frozen)?;
+                let events = Watch::open(dir)?.wait(dir, deadline, |events| events.frozen)?;
                 all &= events.frozen || events == GONE;
                 Ok(())
             },
@@ -180,7 +223,7 @@ impl Cgroup {
 
     /// Waits for what the cgroup's own `cgroup.events` says.
     pub(super) fn wait_for(&self, deadline: Instant, done: impl Fn(Events) -> bool) -> Result<Events> {
-        let events = self.watch()?.wait(deadline, done);
+        let events = self.watch()?.wait(self.as_fd(), deadline, done);
         events.doing("wait for the container's cgroup").map_err(|e| e.at(self.origin()))
     }
 

@@ -145,6 +145,20 @@ impl Cgroup {
         write(self.as_fd(), "cgroup.procs", &pid.to_string()).map_err(|e| self.explain_entry(e))
     }
 
+    /// Makes a cgroup in it (`run.oci.systemd.subgroup`), with all its controllers.
+    ///
+    /// # Errors
+    /// mkdir fails.
+    pub fn make_subgroup(&self, name: &str) -> Result<Cgroup> {
+        let doing = "make the cgroup below the unit's";
+        match rustix::fs::mkdirat(&self.dir, name, Mode::from_raw_mode(0o755)) {
+            Err(rustix::io::Errno::EXIST) => {}
+            other => other.call("mkdirat", || format!("cgroup2, {name:?}, 0755")).doing(doing)?,
+        }
+        let dir = open_dir(self.as_fd(), name).doing(doing)?;
+        Ok(Cgroup { dir, path: self.path.join(name), root: self.root.clone(), made: Vec::new() })
+    }
+
     /// Says what a failure of entering means, by clone3(CLONE_INTO_CGROUP) or by cgroup.procs. The words matter: what
     /// ENOENT says by itself, Docker would read as "command not found".
     pub fn explain_entry(&self, e: SysError) -> Error {
@@ -173,6 +187,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// chown fails.
+    #[cfg_attr(not(test), expect(dead_code, reason = "user namespaces bring its caller"))]
     pub fn delegate(&self, uid: u32) -> Result<()> {
         let chown = |name: &str, flags: AtFlags| {
             let owner = rustix::fs::Uid::from_raw(uid);

@@ -7,10 +7,11 @@
 //! fs.rs       the cgroup: create, limit, enter, remove
 //! tree.rs     what goes over the cgroups below it: processes, signals, removal
 //! freeze.rs   waiting on cgroup.events; freezing
+//! update.rs   new limits for a running container, all or none
+//! stats.rs    what it uses;  oom.rs  whether it ran out of memory
+//! systemd/    the same by systemd: a scope for each container
 //! ```
 //! Source for all of it: the kernel's Documentation/admin-guide/cgroup-v2.rst. Linux 5.14 (cgroup.kill) or newer.
-// Until the commands use all of it.
-#![allow(dead_code, unused_imports)]
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
@@ -25,9 +26,13 @@ pub mod freeze;
 pub mod fs;
 pub mod limits;
 mod oom;
+mod stats;
+pub mod systemd;
 pub mod tree;
+mod update;
 
 pub use fs::{Cgroup, create, open_existing};
+pub use stats::Stats;
 
 /// Where cgroup2 is mounted on a host that has nothing else.
 const UNIFIED: &str = "/sys/fs/cgroup";
@@ -35,15 +40,6 @@ const UNIFIED: &str = "/sys/fs/cgroup";
 const HYBRID: &str = "/sys/fs/cgroup/unified";
 /// What the container's place comes from.
 const CGROUPS_PATH: &str = "linux.cgroupsPath";
-
-/// Who makes the container's cgroup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Driver {
-    /// We, by mkdir below the cgroup2 mount.
-    Fs,
-    /// systemd, as a scope (`--systemd-cgroup`).
-    Systemd,
-}
 
 /// The host's cgroup2 mount.
 #[derive(Debug)]

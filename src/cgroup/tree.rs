@@ -48,7 +48,7 @@ impl Cgroup {
     }
 
     /// Kills every process in it and below it at once, frozen ones and those that are just being forked as well
-    /// (cgroup.kill, Linux 5.14). It returns before they are gone: see [`Cgroup::wait_empty`].
+    /// (cgroup.kill, Linux 5.14). It returns before they are gone: [`Cgroup::remove`] waits for them.
     ///
     /// # Errors
     /// The file cannot be written; a cgroup that is gone is none.
@@ -88,15 +88,6 @@ impl Cgroup {
             }
         }
         Ok(())
-    }
-
-    /// Waits until there are no processes in it and below it.
-    ///
-    /// # Errors
-    /// There are still some after [`PATIENCE`].
-    pub fn wait_empty(&self) -> Result<()> {
-        let events = self.wait_for(Instant::now() + PATIENCE, |events| !events.populated)?;
-        if events.populated { Err(self.still_populated()) } else { Ok(()) }
     }
 
     /// Removes it and all cgroups below it, and waits up to [`PATIENCE`] for its processes to be gone: kill them first.

@@ -43,7 +43,7 @@ impl Child<'_> {
     pub fn reset(&mut self, preserve_fds: u32) -> Result<()> {
         process::reset_affinity();
         process::reset_signals().doing("reset the signals")?;
-        process::close_on_exec_from(3 + preserve_fds).doing("close descriptors at execve")
+        process::close_on_exec_from(preserve_fds.saturating_add(3)).doing("close descriptors at execve")
     }
 
     /// A hard limit above the present one can only be set while CAP_SYS_RESOURCE is there.
@@ -158,17 +158,25 @@ impl Child<'_> {
 
     /// All is ready; the parent writes the state and says go. Its end is ours.
     pub fn ready(&mut self, seccomp: bool) -> Result<()> {
-        faults::at("child", "tell-ready")?;
-        sync::report(self.socket()?, &FromChild::Ready).doing("report that all is ready")?;
-        faults::at("child", "hear-go")?;
+        let report = || sync::report(self.socket()?, &FromChild::Ready).doing("report that all is ready");
+        faults::message("child", "ready", report)?;
         loop {
             match sync::hear(self.socket()?.as_fd()).doing("wait for the parent")? {
-                Some(ToChild::Filter(bpf, flags)) => self.filter = Some((bpf, flags)),
+                Some(ToChild::Filter(bpf, flags)) => {
+                    faults::at("child", "after-filter")?;
+                    self.filter = Some((bpf, flags));
+                }
                 Some(ToChild::Go(page)) => {
+                    faults::at("child", "after-go")?;
                     if seccomp && self.filter.is_none() {
                         return Err(Error::new("the parent sent no filter"));
                     }
-                    return self.errors_go_to(page);
+                    // `run` sends the page at once. A `create` listens until we wait for `start`.
+                    if let Some(page) = page {
+                        let page = Page::map(page).doing("map the page for errors")?;
+                        with_report(|(_, to)| *to = Some(Listener::Page(page)));
+                    }
+                    return Ok(());
                 }
                 Some(ToChild::Placed) => {}
                 None => process::exit_now(1),
@@ -176,32 +184,27 @@ impl Child<'_> {
         }
     }
 
-    /// `run` sends the page at once; without it this is a `create`, and the parent hears nothing more.
-    fn errors_go_to(&mut self, page: Option<std::os::fd::OwnedFd>) -> Result<()> {
-        let page = page.map(Page::map).transpose().doing("map the page for errors")?;
-        let create = page.is_none();
-        with_report(|(_, to)| *to = page.map(Listener::Page));
-        if create {
-            // The parent's end of file must not wait for us.
-            self.in_.socket = None;
-        }
-        Ok(())
-    }
-
     /// Waits until `start` says go. Whoever connects and leaves without a word only looked whether we wait.
     pub fn await_start(&mut self) -> Result<()> {
         let Some(listener) = self.in_.listener.take() else { return Err(Error::new("no start socket")) };
+        // From here on there is nobody to tell a failure to, until somebody connects: it is the end of `create`.
+        self.in_.socket = None;
+        with_report(|(_, to)| *to = None);
         loop {
             let (peer, uid) = socket::accept(&listener).doing("wait for start")?;
             if uid != self.in_.owner {
                 continue;
             }
             if let Ok(Some(ToChild::Go(Some(page)))) = sync::hear(peer.as_fd()) {
+                with_report(|(_, to)| *to = peer.try_clone().ok().map(Listener::Socket));
+                faults::at("child", "after-start")?;
                 let page = Page::map(page).doing("map the page for errors")?;
                 with_report(|(_, to)| *to = Some(Listener::Page(page)));
-                sync::report(&peer, &FromChild::Ready).doing("answer to start")?;
-                self.started = Some(peer);
-                return Ok(());
+                // Kept before anything can fail: its end of file is the word to read the page.
+                let peer = self.started.insert(peer);
+                return faults::message("child", "answer", || {
+                    sync::report(peer, &FromChild::Ready).doing("answer to start")
+                });
             }
         }
     }

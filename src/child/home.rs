@@ -1,5 +1,5 @@
 //! HOME from the image's passwd. The file is the image's: its size and its lines are bounded (CVE-2026-61801), and it
-//! must be a regular file.
+//! must be a regular file; not one of /proc, where a link may lead to this process's own environment, which is the host's.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
@@ -19,7 +19,8 @@ pub fn of(rootfs: impl AsFd, uid: u32) -> String {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
     let Ok(file) = root::open(rootfs, Path::new("/etc/passwd"), flags) else { return "/".into() };
     let regular = |s: rustix::fs::Stat| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile;
-    if !rustix::fs::fstat(&file).is_ok_and(regular) {
+    let of_proc = rustix::fs::fstatfs(&file).is_ok_and(|fs| fs.f_type as i64 == libc::PROC_SUPER_MAGIC);
+    if of_proc || !rustix::fs::fstat(&file).is_ok_and(regular) {
         return "/".into();
     }
     find(BufReader::new(std::fs::File::from(file).take(MOST)), uid).unwrap_or_else(|| "/".into())
@@ -40,7 +41,8 @@ fn find(mut lines: impl BufRead, uid: u32) -> Option<String> {
         }
         let text = String::from_utf8_lossy(&line);
         let fields: Vec<&str> = text.trim_end().split(':').collect();
-        if fields.len() >= 6 && fields[2].parse() == Ok(uid) && !fields[5].is_empty() {
+        let usable = |home: &str| !home.is_empty() && !home.contains('\0');
+        if fields.len() >= 6 && fields[2].parse() == Ok(uid) && usable(fields[5]) {
             return Some(fields[5].to_owned());
         }
     }

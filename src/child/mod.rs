@@ -80,6 +80,7 @@ fn with_report<T>(f: impl FnOnce(&mut (Option<Origin>, Option<Listener>)) -> T) 
 }
 
 fn fail(error: Error) -> ! {
+    let error = faults::at("child", "before-failed").err().unwrap_or(error);
     with_report(|(origin, to)| {
         let error = match origin.take() {
             Some(origin) => error.at(origin),
@@ -124,7 +125,7 @@ pub fn run(inherited: Inherited<'_>) -> ! {
     let plan = child.in_.plan;
     for (index, step) in plan.steps.iter().enumerate().filter(|(_, s)| s.by == Actor::Child) {
         with_report(|(at, _)| *at = Some(step.origin.clone()));
-        let done = faults::at("child", &index.to_string());
+        let done = faults::at("child", index);
         if faults::skips(&step.op) {
             continue;
         }
@@ -138,10 +139,12 @@ pub fn run(inherited: Inherited<'_>) -> ! {
 impl Child<'_> {
     /// What comes before the first step: a session and namespaces of its own.
     fn begin(&mut self) -> Result<()> {
+        faults::at("child", if self.in_.placed { "born-in-its-cgroup" } else { "born" })?;
         process::setsid().doing("start a session")?;
         rustix::process::umask(rustix::fs::Mode::empty());
         if self.in_.plan.namespaces.cgroup && !self.in_.placed {
-            match sync::hear(self.socket()?.as_fd()).doing("wait to be moved into the cgroup")? {
+            let hear = || sync::hear(self.socket()?.as_fd()).doing("wait to be moved into the cgroup");
+            match faults::message("child", "placed", hear)? {
                 Some(ToChild::Placed) => clone::unshare(libc::CLONE_NEWCGROUP).doing("make the cgroup namespace")?,
                 _ => process::exit_now(1),
             }
@@ -163,6 +166,7 @@ impl Child<'_> {
             | Op::OpenSource { .. }
             | Op::MakeFs { .. }
             | Op::CreateCgroup { .. }
+            | Op::StartUnit { .. }
             | Op::LimitCgroup { .. }
             | Op::DeviceFilter { .. }
             | Op::OomScoreAdj { .. }

@@ -12,7 +12,7 @@ use crate::error::{Doing, Error, Result};
 use crate::plan::{self, Op, Pivot, Propagation, Tree};
 use crate::run::antechamber;
 use crate::sys::mount::{self, Attr, FsOption};
-use crate::sys::{Call, root};
+use crate::sys::{Call, SysError, root};
 
 const RDONLY: Attr = Attr { set: libc::MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 };
 
@@ -71,8 +71,27 @@ impl Child<'_> {
             }
             None => root::make_file(&self.in_.rootfs, target).doing("make the target")?,
         };
-        check_not_proc(&onto, target)?;
+        self.check_place(&onto, target)?;
+        if !is(&tree, FileType::Directory)? && is(&onto, FileType::Directory)? {
+            // move_mount(2) would say EINVAL; Docker looks for mount(2)'s words.
+            return Err(Error::new("attach the mount: not a directory").hint("a file can only be mounted on a file"));
+        }
         mount::move_mount(&tree, &onto, target).doing("attach the mount")
+    }
+
+    /// A link in the image may lead a harmless looking target into /proc; or to the root, which the mount would cover
+    /// for those only who come to it by "/..".
+    fn check_place(&self, onto: &OwnedFd, target: &Path) -> Result<()> {
+        let hint = "a symbolic link in the image leads there";
+        let fs = rustix::fs::fstatfs(onto).call("fstatfs", String::new).doing("check the target")?;
+        if fs.f_type as i64 == libc::PROC_SUPER_MAGIC && !plan::may_cover_proc(target) {
+            let words = format!("{} cannot be mounted because it is inside /proc", target.display());
+            return Err(Error::new(words).hint(hint));
+        }
+        if mount::same_place(onto, &self.in_.rootfs).doing("check the target")? {
+            return Err(Error::new("a mount cannot cover the root of the container").hint(hint));
+        }
+        Ok(())
     }
 
     fn existing_link(&self, target: &Path) -> Result<Option<OwnedFd>> {
@@ -103,7 +122,7 @@ impl Child<'_> {
         let ordinary = matches!(fstype.as_str(), "proc" | "sysfs");
         let (onto, existed) = self.mount_point(target, fstype, ordinary)?;
         if !ordinary {
-            check_not_proc(&onto, target)?;
+            self.check_place(&onto, target)?;
         }
         if options.iter().any(|(_, v)| v.as_ref().is_some_and(|v| v.len() > plan::LONGEST_VALUE)) {
             mount_long(fstype, source, &onto, options, *attrs, target)?;
@@ -145,19 +164,22 @@ impl Child<'_> {
             Error::new(format!("filesystem {fstype:?} must be mounted on ordinary directory"))
                 .hint("the image has a symbolic link or a file in its place")
         };
-        if ordinary {
-            let on_the_way = target.ancestors().filter(|a| a.parent().is_some());
-            for path in on_the_way {
-                match root::resolve_nofollow(rootfs, path) {
-                    Ok(found) if !is(&found, FileType::Directory)? => return Err(wrong()),
-                    _ => {}
-                }
+        let open = |path: &Path| match ordinary {
+            // By the lookup itself: what is looked at first may be swapped afterwards.
+            true => root::open_ordinary_dir(rootfs, path),
+            false => root::open(rootfs, path, OFlags::PATH | OFlags::DIRECTORY),
+        };
+        let told = |e: SysError| match e.errno {
+            Errno::ELOOP | Errno::ENOTDIR if ordinary => wrong(),
+            _ => Error::sys("resolve the target", e),
+        };
+        match open(target) {
+            Err(e) if e.errno == Errno::ENOENT => {
+                let made = root::make_dir(rootfs, target).doing("make the target")?;
+                let made = if ordinary { open(target).map_err(told)? } else { made };
+                Ok((made, false))
             }
-        }
-        match root::open(rootfs, target, OFlags::PATH | OFlags::DIRECTORY) {
-            Ok(found) => Ok((found, true)),
-            Err(e) if e.errno == Errno::ENOENT => Ok((root::make_dir(rootfs, target).doing("make the target")?, false)),
-            Err(e) => Err(e).doing("resolve the target"),
+            found => found.map(|f| (f, true)).map_err(told),
         }
     }
 
@@ -279,16 +301,6 @@ impl Child<'_> {
 fn set_propagation(mount: impl AsFd, words: &[Propagation]) -> Result<()> {
     for word in words {
         mount::mount_setattr(&mount, propagation(word.flag), word.recursive).doing("set the propagation")?;
-    }
-    Ok(())
-}
-
-/// A link in the image may lead a harmless looking target into /proc.
-fn check_not_proc(onto: &OwnedFd, target: &Path) -> Result<()> {
-    let fs = rustix::fs::fstatfs(onto).call("fstatfs", String::new).doing("check the target")?;
-    if fs.f_type as i64 == libc::PROC_SUPER_MAGIC && !plan::may_cover_proc(target) {
-        return Err(Error::new(format!("{} cannot be mounted because it is inside /proc", target.display()))
-            .hint("a symbolic link in the image leads there"));
     }
     Ok(())
 }

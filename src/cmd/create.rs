@@ -75,12 +75,12 @@ fn make(
     crate::run::create::create(request, log)
 }
 
-/// Descriptors passed by LISTEN_FDS (sd_listen_fds(3)) follow stderr and go on to the container.
+/// Descriptors passed by LISTEN_FDS (sd_listen_fds(3)) follow stderr and go on to the container, before those of
+/// `--preserve-fds`. As with runc, LISTEN_PID must name this process.
 fn socket_activation(options: &mut Options) {
     let number = |name| std::env::var(name).ok().and_then(|v| v.parse::<u32>().ok());
-    let ours = number("LISTEN_PID").is_none_or(|pid| pid == std::process::id());
-    if let Some(n) = number("LISTEN_FDS").filter(|n| ours && *n > 0) {
-        options.listen_fds = n;
-        options.preserve_fds = options.preserve_fds.max(n);
+    if number("LISTEN_PID") == Some(std::process::id()) {
+        options.listen_fds = number("LISTEN_FDS").unwrap_or(0);
+        options.preserve_fds = options.preserve_fds.saturating_add(options.listen_fds);
     }
 }

@@ -2,15 +2,19 @@
 
 mod create;
 mod delete;
+mod events;
 mod kill;
 mod list;
+mod pause;
 mod plan;
+mod ps;
 mod spec;
 mod state;
+mod update;
 
 use std::path::PathBuf;
 
-use crate::cli::{CgroupManager, Cli, Command, Global};
+use crate::cli::{Cli, Command, Global};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::log::Log;
@@ -19,9 +23,6 @@ use crate::state::Store;
 /// Carries out the command and returns the exit status.
 pub fn run(cli: Cli, log: &mut Log) -> Result<i32> {
     let global = &cli.global;
-    if global.systemd_cgroup || global.cgroup_manager == CgroupManager::Systemd {
-        return Err(Error::new("not supported yet").field("--systemd-cgroup"));
-    }
     let store = || root(global).map(Store::new);
     match &cli.command {
         Command::Create(args) => create::create(args, global, &store()?, log),
@@ -31,6 +32,11 @@ pub fn run(cli: Cli, log: &mut Log) -> Result<i32> {
         Command::List(args) => list::list(args, &store()?),
         Command::Kill(args) => kill::kill(args, &store()?),
         Command::Delete(args) => delete::delete(args, &store()?),
+        Command::Pause(args) => pause::pause(&args.id, &store()?),
+        Command::Resume(args) => pause::resume(&args.id, &store()?),
+        Command::Ps(args) => ps::ps(args, &store()?),
+        Command::Events(args) => events::events(args, &store()?),
+        Command::Update(args) => update::update(args, &store()?, log),
         Command::Spec(args) => spec::spec(args),
         Command::Features => spec::features(),
         Command::Plan(args) => plan::plan(args, global, log),

@@ -50,6 +50,7 @@ pub fn options(args: &Bundle, global: &Global, id: &str) -> Result<Options> {
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
         no_cgroup: global.cgroup_manager == CgroupManager::Disabled,
+        systemd: (global.systemd_cgroup || global.cgroup_manager == CgroupManager::Systemd).then(host::systemd),
         tree: args.mount_namespace,
         ..Options::default()
     })

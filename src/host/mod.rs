@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::cgroup;
+use crate::cgroup::systemd::Manager;
 use crate::error::{Doing, Error, Result};
 use crate::plan::Facts;
 use crate::sys::{Call, process};
@@ -41,6 +42,10 @@ pub fn process(pid: i32) -> Option<Process> {
 /// The kernel shifts start times by the boottime offset of the reader's time namespace; one that is in another than the
 /// creator's must take it out again.
 fn time_offset_ticks() -> i64 {
+    // The initial time namespace has none (include/uapi/linux/nsfs.h, TIME_NS_INIT_INO; the same since Linux 5.6).
+    if rustix::fs::stat("/proc/self/ns/time").is_ok_and(|s| s.st_ino == 0xEFFF_FFFA) {
+        return 0;
+    }
     let Ok(text) = std::fs::read_to_string("/proc/self/timens_offsets") else { return 0 };
     let line = text.lines().find(|l| l.starts_with("boottime"));
     let seconds = line.and_then(|l| l.split_whitespace().nth(1)?.parse::<i64>().ok()).unwrap_or(0);
@@ -81,6 +86,22 @@ pub fn write_oom_score_adj(pid: i32, value: i32) -> Result<()> {
         .map(drop)
         .call("write", || format!("{path}, {value}"))
         .doing("set oom_score_adj")
+}
+
+/// Which systemd makes the cgroups of who we are: the system's for real root; else that of the user, who in a user
+/// namespace of his own has another number than outside, where systemd is.
+pub fn systemd() -> Manager {
+    let euid = euid();
+    if euid == 0 && is_initial_user_namespace() {
+        return Manager::System;
+    }
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let outside = map.lines().find_map(|line| {
+        let numbers: Vec<u32> = line.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+        let [inside, outside, count] = numbers[..] else { return None };
+        euid.checked_sub(inside).filter(|n| *n < count).map(|n| outside + n)
+    });
+    Manager::User(outside.unwrap_or(euid))
 }
 
 /// The caller's effective user id.

@@ -34,7 +34,7 @@ impl Plan {
         if self.namespaces.cgroup {
             flags.push_str("|NEWCGROUP");
         }
-        if self.cgroup.is_some() {
+        if self.cgroup.is_some() && self.unit.is_none() {
             flags.push_str("|INTO_CGROUP");
         }
         let place = match self.tree {
@@ -69,6 +69,10 @@ impl Op {
             Op::CreateCgroup { path } => {
                 (format!("mkdir(\"{}\")", path.display()), "the process is born in its cgroup")
             }
+            Op::StartUnit { unit, .. } => (
+                format!("StartTransientUnit({:?}), in {}", unit.name, unit.slice),
+                "systemd makes the cgroup and moves the process into it",
+            ),
             Op::LimitCgroup { writes } => {
                 let list: Vec<_> = writes.iter().map(|w| format!("{} = {}", w.file, w.value.trim())).collect();
                 (format!("write({})", list.join(", ")), "limits hold before the container's program runs")
@@ -146,7 +150,10 @@ impl Op {
                 (format!("keyctl(JOIN_SESSION_KEYRING, {name:?})"), "the caller's keys are not the container's")
             }
             Op::Reset { preserve_fds } => (
-                format!("sched_setaffinity(), sigprocmask(), close_range({}, CLOEXEC)", 3 + preserve_fds),
+                format!(
+                    "sched_setaffinity(), sigprocmask(), close_range({}, CLOEXEC)",
+                    3_u32.saturating_add(*preserve_fds)
+                ),
                 "what the caller's state must not do to the container",
             ),
             Op::RaiseRlimit { name, hard, .. } => (

@@ -16,6 +16,8 @@ use serde::Serialize;
 
 use crate::cgroup::devices::Rule;
 use crate::cgroup::limits::Write;
+use crate::cgroup::systemd::properties::Property;
+use crate::cgroup::systemd::{Manager, Unit};
 use crate::error::{Error, Origin, Result};
 use crate::sys::mount::{Attr, FsOption};
 
@@ -58,6 +60,8 @@ pub struct Options {
     pub listen_fds: u32,
     /// `--cgroup-manager=disabled`.
     pub no_cgroup: bool,
+    /// `--systemd-cgroup`: who makes the cgroup then.
+    pub systemd: Option<Manager>,
     /// `--mount-namespace`: the way to make it, instead of the best that works.
     pub tree: Option<Tree>,
     /// `run`: the process is executed at once, without waiting for `start`.
@@ -75,6 +79,8 @@ pub struct Plan {
     pub tree: Tree,
     /// The container's cgroup, below the cgroup2 mount.
     pub cgroup: Option<PathBuf>,
+    /// Its unit, if systemd makes it.
+    pub unit: Option<Unit>,
     /// The number of mounts that the parent opens for the child.
     pub slots: usize,
     /// The steps.
@@ -137,6 +143,15 @@ pub enum Op {
     CreateCgroup { path: PathBuf },
 
     // The parent, while the child works.
+    /// Has systemd make the container's cgroup, with the child in it.
+    StartUnit {
+        unit: Unit,
+        #[serde(serialize_with = "writes_as_text")]
+        limits: Vec<Write>,
+        rules: Vec<Rule>,
+        properties: Vec<Property>,
+        subgroup: Option<String>,
+    },
     /// Writes the limits.
     LimitCgroup {
         #[serde(serialize_with = "writes_as_text")]
@@ -290,7 +305,7 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options, log: &mut Vec<String>
     steps.before(origin, Op::OpenRootfs { path: rootfs, propagation: base });
 
     mounts::plan(spec, facts, tree, base, &mut steps)?;
-    let cgroup = resources::plan(spec, facts, options, &mut steps, log)?;
+    let (cgroup, unit) = resources::plan(spec, facts, options, &mut steps, log)?;
     devices::plan(spec, facts, &mut steps)?;
     if let Some(seccomp) = linux.and_then(|l| l.seccomp().as_ref()) {
         steps.after(Origin::field("linux.seccomp"), Op::CompileSeccomp { profile: Box::new(seccomp.clone()) });
@@ -304,7 +319,7 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options, log: &mut Vec<String>
     };
     process::plan(spec, how, facts, options, &mut steps, log)?;
     let slots = steps.slots;
-    Ok(Plan { id: options.id.clone(), namespaces, tree, cgroup, slots, steps: steps.in_order() })
+    Ok(Plan { id: options.id.clone(), namespaces, tree, cgroup, unit, slots, steps: steps.in_order() })
 }
 
 /// A path without `.` and `..`, lexically, as Go's filepath.Clean does it for absolute paths.

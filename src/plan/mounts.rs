@@ -64,6 +64,9 @@ pub fn base_propagation(spec: &Spec) -> Result<u64> {
     }
 }
 
+/// Cut off from all others.
+const PRIVATE: u64 = libc::MS_PRIVATE | libc::MS_UNBINDABLE;
+
 fn entries(spec: &Spec) -> impl Iterator<Item = (usize, &Mount)> {
     spec.mounts().iter().flatten().enumerate()
 }
@@ -184,25 +187,27 @@ fn bind(
 fn attrs(parsed: &MountOptions, base: Option<u64>) -> Vec<(Attr, bool)> {
     let mut calls = Vec::with_capacity(2);
     let own = &parsed.propagation;
-    // "slave, then private" is private: the base need not be set first, except below `rshared`, which then stays a slave
-    // of the host as well.
-    let covered = own.first().is_some_and(|p| p.recursive && p.flag != libc::MS_SHARED);
+    // "slave, then private" is private, so the base need not be set first. But what `rshared` makes of a slave stays one of
+    // the host's as well, and a private base leaves no master for `rslave`.
+    let covers = |p: &Propagation, base| p.recursive && (p.flag & PRIVATE != 0 || p.flag == base);
+    let covered = own.first().zip(base).is_some_and(|(p, base)| covers(p, base));
     let base = base.filter(|_| !covered).map(|flag| Propagation { flag, recursive: true });
     let mut propagation = base.iter().chain(own);
     let first = propagation.next();
-    let mut all = parsed.recursive_attr;
-    if let Some(first) = first.filter(|p| p.recursive) {
-        all.propagation = first.flag;
-    }
-    if !all.is_empty() {
-        calls.push((all, true));
-    }
     let mut one = parsed.attr;
     if let Some(first) = first.filter(|p| !p.recursive) {
         one.propagation = first.flag;
     }
     if !one.is_empty() {
         calls.push((one, false));
+    }
+    // After the mount's own: `rro` with `rw` is read-only, with runc and crun as well.
+    let mut all = parsed.recursive_attr;
+    if let Some(first) = first.filter(|p| p.recursive) {
+        all.propagation = first.flag;
+    }
+    if !all.is_empty() {
+        calls.push((all, true));
     }
     calls.extend(propagation.map(|p| (Attr { propagation: p.flag, ..Attr::default() }, p.recursive)));
     calls

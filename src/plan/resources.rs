@@ -6,35 +6,61 @@ use oci_spec::runtime::Spec;
 
 use super::{Facts, Op, Options, Steps};
 use crate::cgroup;
-use crate::error::{Origin, Result};
+use crate::cgroup::systemd::{Unit, properties};
+use crate::error::{Error, Origin, Result};
 
-/// Returns the cgroup's path below the cgroup2 mount, or none with `--cgroup-manager=disabled`.
+/// crun's annotation for a cgroup below the scope, which the container's process is in.
+const SUBGROUP: &str = "run.oci.systemd.subgroup";
+
+/// Returns the cgroup's path below the cgroup2 mount (or none with `--cgroup-manager=disabled`), and its unit if systemd
+/// makes it.
 pub fn plan(
     spec: &Spec,
     facts: &Facts,
     options: &Options,
     steps: &mut Steps,
     log: &mut Vec<String>,
-) -> Result<Option<PathBuf>> {
+) -> Result<(Option<PathBuf>, Option<Unit>)> {
     if options.no_cgroup {
-        return Ok(None);
+        return Ok((None, None));
     }
     let linux = spec.linux().as_ref();
     let asked = linux.and_then(|l| l.cgroups_path().as_deref());
-    let path = cgroup::container_path(asked, &options.id, &facts.own_cgroup)?;
+    let unit = options.systemd.map(|manager| Unit::parse(asked, &options.id, manager)).transpose()?;
+    let path = match &unit {
+        Some(unit) => unit.path(),
+        None => cgroup::container_path(asked, &options.id, &facts.own_cgroup)?,
+    };
     let origin = Origin::new("linux.cgroupsPath", facts.cgroup_root.join(&path).display().to_string());
-    steps.before(origin, Op::CreateCgroup { path: path.clone() });
+
     let resources = linux.and_then(|l| l.resources().as_ref());
+    let mut limits = Vec::new();
     if let Some(resources) = resources {
         log.extend(cgroup::limits::ignored(resources).iter().map(ToString::to_string));
-        let writes = cgroup::limits::writes(resources)?;
-        if !writes.is_empty() {
-            steps.after(Origin::field("linux.resources"), Op::LimitCgroup { writes });
-        }
+        limits = cgroup::limits::writes(resources)?;
     }
     let listed = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
     let nodes = linux.and_then(|l| l.devices().as_deref()).unwrap_or_default();
     let rules = cgroup::devices::rules(listed, nodes)?;
+
+    match &unit {
+        Some(unit) => {
+            let properties = properties::annotated(spec.annotations().as_ref())?;
+            let subgroup = spec.annotations().as_ref().and_then(|a| a.get(SUBGROUP)).filter(|name| !name.is_empty());
+            if let Some(name) = subgroup {
+                crate::state::check_id(name).map_err(|_| {
+                    Error::new(format!("{name:?} is not the name of a cgroup"))
+                        .field(format!("annotations[{SUBGROUP}]"))
+                })?;
+            }
+            let (unit, limits, rules) = (unit.clone(), limits.clone(), rules.clone());
+            steps.after(origin, Op::StartUnit { unit, limits, rules, properties, subgroup: subgroup.cloned() });
+        }
+        None => steps.before(origin, Op::CreateCgroup { path: path.clone() }),
+    }
+    if !limits.is_empty() {
+        steps.after(Origin::field("linux.resources"), Op::LimitCgroup { writes: limits });
+    }
     steps.after(Origin::field("linux.resources.devices"), Op::DeviceFilter { rules });
-    Ok(Some(path))
+    Ok((Some(path), unit))
 }

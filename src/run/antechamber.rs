@@ -11,6 +11,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::error::{Doing, Error, Result};
 use crate::sys::mount::{self, Attr};
@@ -78,7 +79,7 @@ pub fn open() -> Result<OwnedFd> {
     rustix::fs::flock(&shared, FlockOperation::LockExclusive).call("flock", || SHARED.into()).doing("lock")?;
     match find(&shared) {
         Some(made_meanwhile) => Ok(made_meanwhile),
-        None => make(shared),
+        None => make(&shared),
     }
 }
 
@@ -90,12 +91,39 @@ fn find(shared: &OwnedFd) -> Option<OwnedFd> {
     nsfs.then_some(fd)
 }
 
+/// Makes the namespace and binds its file.
+///
+/// A mount namespace's file can only be bound in an older namespace. Linux 6.18 tells the age by a number that each CPU
+/// takes from a batch of its own, so outside of the first namespace the new one may be taken for the older, and bind
+/// has EINVAL; made on another CPU it has another number.
+fn make(shared: &OwnedFd) -> Result<OwnedFd> {
+    const TRIES: usize = 8;
+    let mut made = make_here(shared);
+    if made.as_ref().is_err_and(|e| e.errno() == Some(Errno::EINVAL)) {
+        let affinity = || sched_getaffinity(None).call("sched_getaffinity", String::new).doing("read the CPU affinity");
+        let before = affinity()?;
+        process::reset_affinity();
+        let all = affinity()?;
+        for cpu in (0..CpuSet::MAX_CPU).filter(|cpu| all.is_set(*cpu)).take(TRIES) {
+            let mut one = CpuSet::new();
+            one.set(cpu);
+            let moved = sched_setaffinity(None, &one).is_ok();
+            made = if moved { make_here(shared) } else { made };
+            if made.is_ok() {
+                break;
+            }
+        }
+        let _ = sched_setaffinity(None, &before);
+    }
+    made?;
+    find(shared).ok_or_else(|| Error::new("the antechamber is not where it was bound"))
+}
+
 /// Makes the namespace in a child, and binds its file while the child lives.
-fn make(lock: OwnedFd) -> Result<OwnedFd> {
+fn make_here(shared: &OwnedFd) -> Result<()> {
     let (ours, theirs) = socket::pair().doing("make a socket pair")?;
-    // The lock must not be the child's, too: it goes by the parent's descriptor, which is released by close.
     let Some(child) = clone::clone3(libc::CLONE_NEWNS as u64, None).doing("make the antechamber")? else {
-        drop((ours, lock));
+        drop(ours); // so that it ends, and lets go of the lock, when the parent does
         let message = match furnish() {
             Ok(()) => Vec::from(*b"+"),
             Err(e) => e.to_string().into_bytes(),
@@ -106,14 +134,13 @@ fn make(lock: OwnedFd) -> Result<OwnedFd> {
     };
     drop(theirs);
     let made = match socket::receive(&ours, 4096).doing("wait for the antechamber")? {
-        Some((message, _)) if message == b"+" => bind(&lock, child.pid),
+        Some((message, _)) if message == b"+" => bind(shared, child.pid),
         Some((message, _)) => Err(Error::new(String::from_utf8_lossy(&message).into_owned())),
         None => Err(Error::new("the process that makes the antechamber has died")),
     };
     drop(ours);
     clone::wait(&child.pidfd).doing("wait for the antechamber's maker")?;
-    made?;
-    find(&lock).ok_or_else(|| Error::new("the antechamber is not where it was bound"))
+    made
 }
 
 /// In the child, in its own mount namespace.
@@ -163,8 +190,11 @@ fn bind(shared: &OwnedFd, pid: i32) -> Result<()> {
                 .call("mount", || format!("{dir:?}, BIND"))
                 .doing("keep the antechamber")?;
             let private = Attr { propagation: libc::MS_PRIVATE, ..Attr::default() };
-            mount::mount_setattr_at(CWD, &dir, private, false).doing("keep the antechamber")?;
-            bind().doing("keep the antechamber")
+            let kept = mount::mount_setattr_at(CWD, &dir, private, false).and_then(|()| bind());
+            if kept.is_err() {
+                let _ = mount::detach(&dir); // or each container would add one
+            }
+            kept.doing("keep the antechamber")
         }
         r => r.doing("keep the antechamber"),
     }

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 
 use super::prepare::Prepared;
 use crate::cgroup;
+use crate::cgroup::systemd::bus;
 use crate::error::{Doing, Error, Result};
 use crate::state::{Container, State};
 use crate::sys::clone::{self, Child};
@@ -29,8 +30,12 @@ pub fn undo(half: Half, error: Error) -> Error {
     // Whoever removed the directory has removed the cgroup, too; what is there now is somebody else's.
     let Ok(_lock) = half.container.lock() else { return error };
     if let Some(cgroup) = half.prepared.cgroup {
-        let killed = if cgroup.is_fresh() { cgroup.kill_all() } else { Ok(()) };
+        let ours = cgroup.is_fresh() || half.prepared.unit.is_some();
+        let killed = if ours { cgroup.kill_all() } else { Ok(()) };
         error = error.and(killed).and(cgroup.undo());
+    }
+    if let Some(unit) = &half.prepared.unit {
+        error = error.and(bus::stop(unit));
     }
     error.and(half.container.remove())
 }
@@ -49,6 +54,9 @@ pub fn delete(container: &Container, state: Option<&State>) -> Result<()> {
     {
         cgroup.kill_all()?;
         cgroup.remove()?;
+    }
+    if let Some(cgroup) = state.and_then(|s| s.cgroup.as_ref()) {
+        super::unit::stop(cgroup)?;
     }
     if let Some(init) = &init {
         // Without a cgroup of its own it has not been waited for yet.

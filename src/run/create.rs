@@ -12,8 +12,8 @@ use serde_json::value::RawValue;
 use super::cleanup::{self, Half};
 use super::prepare::{Prepared, prepare};
 use super::sync::{self, FromChild, ToChild};
-use super::{antechamber, explain, launch};
-use crate::cgroup;
+use super::{antechamber, explain, launch, unit};
+use crate::cgroup::{self, devices};
 use crate::child::Inherited;
 use crate::error::{Doing, Error, Origin, Result};
 use crate::faults;
@@ -98,7 +98,11 @@ fn new_state(request: &Request<'_>, plan: &Plan, host: Option<&cgroup::Host>) ->
         pid: 0,
         start_time: 0,
         pidfd_inode: 0,
-        cgroup: cgroup.map(|(host, path)| CgroupState { driver: "cgroupfs".into(), path: host.root.join(path) }),
+        cgroup: cgroup.map(|(host, path)| CgroupState {
+            driver: if plan.unit.is_some() { "systemd" } else { "cgroupfs" }.into(),
+            path: host.root.join(path),
+            unit: plan.unit.clone(),
+        }),
         bundle: request.options.bundle.clone(),
         rootfs: rootfs.unwrap_or_default(),
         created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
@@ -161,34 +165,41 @@ fn finish(
     state.start_time = host::process(pid).ok_or_else(|| Error::new("the container's process has died"))?.start_time;
     state.pidfd_inode = half.child.as_ref().map_or(0, |c| clone::pidfd_inode(&c.pidfd));
     state.config = Some(request.config.clone());
+    // Where systemd has put it: the place of a user's manager is not known before.
+    if let (Some(state), Some(cgroup)) = (&mut state.cgroup, &half.prepared.cgroup) {
+        state.path = cgroup.path().into();
+    }
     half.container.write(state)?;
     drop(lock);
     faults::at("parent", "wrote-created")?;
     tell_caller(request, half)?;
-    faults::at("parent", "tell-go")?;
+    faults::at("parent", "before-go")?;
     let (page, page_fd) = page.unzip();
     if let Err(e) = sync::tell(&socket, &ToChild::Go(page_fd)) {
-        // The child has failed since it was ready, and its own words are better.
-        return match sync::listen(socket.as_fd()) {
+        // A child that has failed since it was ready has closed its end, and its own words are better.
+        return match if is_gone(e.errno) { sync::listen(socket.as_fd()) } else { Ok(None) } {
             Ok(Some(FromChild::Failed(report))) => Err(explain(report.error())),
             _ => Err(e).doing("let the container's process go on"),
         };
     }
-    faults::at("parent", "told-go")?;
-    match page {
-        Some(page) => executed(&socket, &page),
-        None => Ok(()),
-    }
+    faults::at("parent", "after-go")?;
+    last_words(&socket, page.as_ref())
 }
 
-/// `run`: waits until execve has closed the child's socket.
-fn executed(socket: &OwnedFd, page: &Page) -> Result<()> {
-    let gone = sync::listen(socket.as_fd()).doing("wait for execve")?;
-    match (gone, sync::Report::from_bytes(&page.read())) {
-        (None, None) => Ok(()),
-        (_, Some(report)) => Err(explain(report.error())),
-        (Some(_), None) => Err(Error::new("the container's process said something unexpected")),
-    }
+/// Waits until the child has closed its socket: in `create` because it waits for `start`, in `run` by execve.
+fn last_words(socket: &OwnedFd, page: Option<&Page>) -> Result<()> {
+    let listen = || sync::listen(socket.as_fd()).doing("wait for the container's process");
+    let report = match faults::message("parent", "end", listen)? {
+        None => page.and_then(|page| sync::Report::from_bytes(&page.read())),
+        Some(FromChild::Failed(report)) => Some(report),
+        Some(FromChild::Ready) => return Err(Error::new("the container's process said that it was ready twice")),
+    };
+    report.map_or(Ok(()), |report| Err(explain(report.error())))
+}
+
+/// The other end of the socket is closed, or closed with messages of ours unread.
+fn is_gone(errno: Errno) -> bool {
+    matches!(errno, Errno::EPIPE | Errno::ECONNRESET)
 }
 
 /// The pid file and the pidfd, for who asked for them.
@@ -245,15 +256,16 @@ impl Waiting<'_, '_> {
         let ended = |c: &Child| matches!(socket::wait_any([c.pidfd.as_fd()], Some(1)), Ok([true]));
         let exit = half.child.take_if(|c| ended(c)).map(|c| clone::wait(&c.pidfd));
         let killed = matches!(exit, Some(Ok(Exit::Signal(libc::SIGKILL))));
-        let retry = killed && inherited.as_ref().is_some_and(|i| i.placed) && !half.container.is_removed()?;
-        if !retry {
+        // With a field it is explained already: the memory limit was too low.
+        let explained = first.origin.is_some() || half.container.is_removed()?;
+        if !killed || explained || inherited.as_ref().is_none_or(|i| !i.placed) {
             return Err(first);
         }
         self.log.debug(format!("once more, to be moved into the cgroup instead of being born in it: {first}"));
         if let Some(i) = inherited {
             i.placed = false;
         }
-        self.try_once(inherited, half).map_err(|_| first)
+        self.try_once(inherited, half)
     }
 
     fn try_once<'p>(&mut self, inherited: &mut Option<Inherited<'p>>, half: &mut Half) -> Result<OwnedFd> {
@@ -272,14 +284,17 @@ impl Waiting<'_, '_> {
             i.socket = None;
             i.placed
         });
-        if !placed && let Some(cgroup) = cgroup {
-            cgroup.attach(pid)?;
-            sync::tell(&ours, &ToChild::Placed).doing("tell the child that it was moved")?;
-        }
+        let moved = match cgroup.filter(|_| !placed) {
+            Some(cgroup) => cgroup.attach(pid).and_then(|()| {
+                let tell = || sync::tell(&ours, &ToChild::Placed).doing("tell the child that it was moved");
+                faults::message("parent", "placed", tell)
+            }),
+            None => Ok(()),
+        };
         // An error of ours may only be the echo of the child's, whose own words are better.
-        match self.own_steps(&ours, half) {
+        match moved.and_then(|()| self.own_steps(&ours, half)) {
             Ok(()) => {}
-            Err(e) if e.errno() == Some(Errno::EPIPE) => {}
+            Err(e) if e.errno().is_some_and(is_gone) => {}
             Err(e) => return Err(e),
         }
         self.wait_ready(&ours, half)?;
@@ -287,37 +302,44 @@ impl Waiting<'_, '_> {
     }
 
     /// The parent's steps after clone3: limits, device filter, seccomp.
-    fn own_steps(&mut self, socket: &OwnedFd, half: &Half) -> Result<()> {
+    fn own_steps(&mut self, socket: &OwnedFd, half: &mut Half) -> Result<()> {
         let pid = half.child.as_ref().map_or(0, |c| c.pid);
         for (index, step) in self.plan.steps.iter().enumerate().filter(|(_, s)| s.by == Actor::ParentAfterMaps) {
             if faults::skips(&step.op) {
                 continue;
             }
-            faults::at("parent", &index.to_string())
+            faults::at("parent", index)
                 .and_then(|()| self.own_step(&step.op, socket, half, pid))
                 .map_err(|e| explain(e.at(step.origin.clone())))?;
         }
         Ok(())
     }
 
-    fn own_step(&mut self, op: &Op, socket: &OwnedFd, half: &Half, pid: i32) -> Result<()> {
-        let cgroup = || half.prepared.cgroup.as_ref().ok_or_else(|| Error::new("there is no cgroup"));
+    fn own_step(&mut self, op: &Op, socket: &OwnedFd, half: &mut Half, pid: i32) -> Result<()> {
+        let prepared = &half.prepared;
+        let cgroup = || prepared.cgroup.as_ref().ok_or_else(|| Error::new("there is no cgroup"));
         match op {
+            Op::StartUnit { .. } => {
+                unit::start(op, self.plan, &mut half.prepared, pid)?;
+                let tell = || sync::tell(socket, &ToChild::Placed).doing("tell the child that it was moved");
+                faults::message("parent", "placed", tell)
+            }
             Op::LimitCgroup { writes } => cgroup()?.apply(writes),
-            Op::DeviceFilter { rules } => cgroup::devices::apply(cgroup()?, rules),
+            Op::DeviceFilter { rules } => devices::apply(cgroup()?, rules, devices::Others::of(prepared.unit.as_ref())),
             Op::OomScoreAdj { value } => host::write_oom_score_adj(pid, *value),
             Op::CompileSeccomp { profile } => {
                 let cache = antechamber::shared_folder("seccomp").ok();
                 let filter = seccomp::compile_cached(profile, cache.as_ref().map(AsFd::as_fd))?;
                 self.log.warnings(filter.warnings);
-                sync::tell(socket, &ToChild::Filter(filter.bpf, filter.flags)).doing("send the filter")
+                let message = ToChild::Filter(filter.bpf, filter.flags);
+                faults::message("parent", "filter", || sync::tell(socket, &message).doing("send the filter"))
             }
             _ => Err(Error::new("a step of another process was planned for the parent")),
         }
     }
 
     fn wait_ready(&mut self, socket: &OwnedFd, half: &Half) -> Result<()> {
-        faults::at("parent", "hear-ready")?;
+        faults::at("parent", "before-ready")?;
         loop {
             let [spoke, signalled] = socket::wait_any([socket.as_fd(), self.request.signals.as_fd()], Some(PATIENCE))
                 .doing("wait for the container's process")?;
@@ -326,14 +348,16 @@ impl Waiting<'_, '_> {
                     return Err(Error::new(format!("interrupted by {name} while the container was created")));
                 }
             } else if spoke {
-                // A child that ends with our message unread resets the socket; its own words are still to be read after that.
                 let word = match sync::listen(socket.as_fd()) {
-                    Err(e) if e.errno == Errno::ECONNRESET => sync::listen(socket.as_fd()),
+                    Err(e) if e.errno == Errno::ECONNRESET => Ok(None), // it has ended with a message of ours unread
                     word => word,
                 };
                 return match word.doing("wait for the container's process")? {
-                    Some(FromChild::Ready) => Ok(()),
-                    Some(FromChild::Failed(report)) => Err(explain(report.error())),
+                    Some(FromChild::Ready) => faults::at("parent", "after-ready"),
+                    Some(FromChild::Failed(report)) => {
+                        faults::at("parent", "after-failed")?;
+                        Err(explain(report.error()))
+                    }
                     None => Err(self.died(half)),
                 };
             } else {

@@ -7,10 +7,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::{Doing, Result};
 use crate::sys::clone::{self, Child};
-use crate::sys::{Call, socket};
+use crate::sys::{Call, process, socket};
 
 /// Blocks all signals and makes a descriptor that they come to. A `create` is undone by one; a `run` passes it on.
+/// Children can only be waited for where SIGCHLD is not ignored (waitpid(2), NOTES), which a caller may have done.
 pub fn take_signals() -> Result<SignalFd> {
+    process::default_signal(libc::SIGCHLD).doing("no longer ignore SIGCHLD")?;
     let all = SigSet::all();
     all.thread_block().call("sigprocmask", || "SIG_BLOCK, all".into()).doing("block signals")?;
     SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)

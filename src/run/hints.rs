@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use crate::error::Error;
 
 /// (call, errno, beginning of the field, hint)
-const HINTS: [(&str, Errno, &str, &str); 15] = [
+const HINTS: [(&str, Errno, &str, &str); 16] = [
     ("open_tree", Errno::ENOENT, "mounts", "the source is missing on the host"),
     (
         "open_tree",
@@ -14,7 +14,12 @@ const HINTS: [(&str, Errno, &str, &str); 15] = [
         "the source holds mounts that are locked in a parent user namespace; use rbind",
     ),
     ("open_tree", Errno::EPERM, "", "opening mounts needs CAP_SYS_ADMIN; LXC and Incus need security.nesting=true"),
-    ("move_mount", Errno::ENOTDIR, "mounts", "a file cannot be mounted on a directory, nor a directory on a file"),
+    (
+        "openat2",
+        Errno::ELOOP,
+        "mounts",
+        "the image has a loop of links there, or one that leads through those of /proc",
+    ),
     (
         "move_mount",
         Errno::EACCES,
@@ -25,6 +30,7 @@ const HINTS: [(&str, Errno, &str, &str); 15] = [
     ("fsconfig", Errno::EINVAL, "mounts", "an option or its value is unknown to this file system"),
     ("fsconfig", Errno::EPERM, "mounts", "this file system may not be mounted here"),
     ("fsconfig", Errno::EBUSY, "mounts", "the file system is mounted elsewhere with other options"),
+    ("openat2", Errno::ENOTDIR, "mounts", "a file is in the way: a directory can only be mounted on a directory"),
     ("mkdirat", Errno::EROFS, "mounts", "the target is missing and the rootfs is on a read-only file system"),
     ("openat", Errno::EROFS, "mounts", "the target is missing and the rootfs is on a read-only file system"),
     ("mknodat", Errno::EPERM, "", "making device nodes needs CAP_MKNOD in the initial user namespace"),

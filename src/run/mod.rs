@@ -10,5 +10,6 @@ mod launch;
 mod prepare;
 pub mod start;
 pub mod sync;
+pub mod unit;
 
 pub use hints::explain;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 
+use crate::cgroup::systemd::Unit;
 use crate::cgroup::{self, Cgroup};
 use crate::child::Opened;
 use crate::error::{Doing, Error, Result};
@@ -24,6 +25,8 @@ pub struct Prepared {
     pub slots: Vec<Option<Opened>>,
     /// The container's cgroup.
     pub cgroup: Option<Cgroup>,
+    /// Its unit, once systemd was asked for it.
+    pub unit: Option<Unit>,
 }
 
 /// Carries out the parent's steps before clone3(2), into `to`, which keeps what was made even after a failure.
@@ -33,7 +36,7 @@ pub fn prepare(plan: &Plan, bundle: &Path, host: Option<&cgroup::Host>, to: &mut
         if faults::skips(&step.op) {
             continue;
         }
-        faults::at("parent", &index.to_string())
+        faults::at("parent", index)
             .and_then(|()| one(plan.tree, &step.op, bundle, host, to))
             .map_err(|e| super::explain(e.at(step.origin.clone())))?;
     }

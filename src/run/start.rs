@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use super::explain;
 use super::sync::{self, FromChild, Report, ToChild};
 use crate::error::{Doing, Error, Result};
+use crate::faults;
 use crate::state::{Action, Container, START, State, Status, remove_start};
 use crate::sys::page::Page;
 use crate::sys::socket;
@@ -20,7 +21,14 @@ pub fn start(container: &Container, state: &State) -> Result<()> {
     let Some(init) = container.init(state)? else { return Err(stopped()) };
     let peer = socket::connect(container.dir.as_fd(), START).map_err(|_| already())?;
     let (page, fd) = Page::new().doing("make the page for errors")?;
-    sync::tell(&peer, &ToChild::Go(Some(fd))).map_err(|_| already())?;
+    faults::at("starter", "before-go")?;
+    if sync::tell(&peer, &ToChild::Go(Some(fd))).is_err() {
+        return Err(match sync::listen(peer.as_fd()) {
+            Ok(Some(FromChild::Failed(report))) => explain(report.error()),
+            _ => already(),
+        });
+    }
+    faults::at("starter", "after-go")?;
     // The answer, and then the end of file. Another start may have been faster, and its execve resets us.
     let mut answered = false;
     loop {
@@ -30,12 +38,16 @@ pub fn start(container: &Container, state: &State) -> Result<()> {
             break;
         }
         match sync::listen(peer.as_fd()) {
-            Ok(Some(FromChild::Ready)) => answered = true,
+            Ok(Some(FromChild::Ready)) => {
+                faults::at("starter", "after-answer")?;
+                answered = true;
+            }
             Ok(Some(FromChild::Failed(report))) => return Err(explain(report.error())),
             Ok(None) => break,
             Err(_) => return Err(already()),
         }
     }
+    faults::at("starter", "after-end")?;
     match Report::from_bytes(&page.read()) {
         Some(report) => Err(explain(report.error())),
         None if !answered => Err(stopped()), // it was killed before it could go on

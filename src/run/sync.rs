@@ -7,6 +7,7 @@
 //! | a step failed              | child → parent   | `Failed`                | the child exits                                  |
 //! | all steps done             | child → parent   | `Ready`                 | the parent writes the state                      |
 //! | state written              | parent → child   | `Go` (+ page in `run`)  | the child waits for `start`, or executes (`run`) |
+//! | it waits for `start`       | child → parent   | the end of file         | `create` ends                                    |
 //! | start                      | starter → child  | `Go` + page             | the child answers `Ready`                        |
 //! | from then on               | child            | the page, end of file   | an empty page at the end of file: execve is done |
 //!
@@ -16,6 +17,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Origin};
@@ -66,11 +68,8 @@ impl Report {
 
     /// The error it was made of.
     pub fn error(self) -> Error {
-        let source = self.call.map(|(call, args, errno)| SysError {
-            call: call.into(),
-            args,
-            errno: nix::errno::Errno::from_raw(errno),
-        });
+        let source =
+            self.call.map(|(call, args, errno)| SysError { call: call.into(), args, errno: Errno::from_raw(errno) });
         let origin = self.origin.map(|(field, object)| Origin { field: field.into(), object });
         Error { origin, source, hint: self.hint.map(Into::into), ..Error::new(self.doing) }
     }
@@ -83,9 +82,13 @@ impl Report {
             if bytes.len() < sys::page::SIZE {
                 return bytes;
             }
-            match &mut report.call {
-                Some((_, args, _)) if args.len() > report.doing.len() => shorten(args),
-                _ => shorten(&mut report.doing),
+            // All of these may hold a path of config.json, of any length.
+            let (field, object) = report.origin.as_mut().map(|(f, o)| (f, o.as_mut())).unzip();
+            let args = report.call.as_mut().map(|(_, args, _)| args);
+            let texts = [Some(&mut report.doing), field, object.flatten(), args, report.hint.as_mut()];
+            match texts.into_iter().flatten().max_by_key(|t| t.len()) {
+                Some(longest) if !longest.is_empty() => shorten(longest),
+                _ => return bytes,
             }
         }
     }
@@ -96,12 +99,10 @@ impl Report {
     }
 }
 
+/// Leaves out the middle: what comes last says why.
 fn shorten(text: &mut String) {
-    let mut half = text.len() / 2;
-    while !text.is_char_boundary(half) {
-        half -= 1;
-    }
-    text.truncate(half);
+    let (from, to) = (text.floor_char_boundary(text.len() / 4), text.ceil_char_boundary(text.len() - text.len() / 4));
+    text.replace_range(from..to, "");
 }
 
 /// Sends one message to the child.
@@ -120,7 +121,7 @@ pub fn tell(socket: impl AsFd, message: &ToChild) -> sys::Result<()> {
 /// Receives one message in the child; `None` when the other side is gone.
 pub fn hear(socket: BorrowedFd<'_>) -> sys::Result<Option<ToChild>> {
     let Some((bytes, fd)) = socket::receive(socket, LONGEST)? else { return Ok(None) };
-    let unexpected = || SysError::new("recvmsg", "a message of no known kind", nix::errno::Errno::EPROTO);
+    let unexpected = || SysError::new("recvmsg", "a message of no known kind", Errno::EPROTO);
     match bytes.split_first() {
         Some((b'P', _)) => Ok(Some(ToChild::Placed)),
         Some((b'G', _)) => Ok(Some(ToChild::Go(fd))),
@@ -141,9 +142,19 @@ pub fn report(socket: impl AsFd, message: &FromChild) -> sys::Result<()> {
 }
 
 /// Receives one message of the child; `None` when it is gone.
+///
+/// # Errors
+/// `ECONNRESET`: it was gone before it had read all of ours. What it said itself is still to be read after that.
 pub fn listen(socket: BorrowedFd<'_>) -> sys::Result<Option<FromChild>> {
+    match listen_once(socket) {
+        Err(reset) if reset.errno == Errno::ECONNRESET => listen_once(socket)?.map(Some).ok_or(reset),
+        said => said,
+    }
+}
+
+fn listen_once(socket: BorrowedFd<'_>) -> sys::Result<Option<FromChild>> {
     let Some((bytes, _)) = socket::receive(socket, LONGEST)? else { return Ok(None) };
-    let unexpected = || SysError::new("recvmsg", "a message of no known kind", nix::errno::Errno::EPROTO);
+    let unexpected = || SysError::new("recvmsg", "a message of no known kind", Errno::EPROTO);
     match bytes.split_first() {
         Some((b'R', _)) => Ok(Some(FromChild::Ready)),
         Some((b'E', rest)) => Report::from_bytes(rest).map(FromChild::Failed).map(Some).ok_or_else(unexpected),
@@ -166,6 +177,21 @@ mod tests {
         let back = back.error();
         assert_eq!((back.doing.as_ref(), back.hint.as_deref()), ("attach", Some("try")));
         assert_eq!((back.errno(), back.origin), (Some(nix::errno::Errno::EPERM), error.origin));
+    }
+
+    #[test]
+    fn each_of_its_texts_may_be_too_long() {
+        let long = || "x".repeat(70_000);
+        for error in [
+            Error::new(long()),
+            Error::new("x").at(Origin::new("mounts[0]", long())),
+            Error::new("x").at(Origin::field(long())),
+            Error::new("x").hint(long()),
+        ] {
+            let bytes = Report::new(&error).to_bytes();
+            assert!(bytes.len() < sys::page::SIZE);
+            assert!(Report::from_bytes(&bytes).is_some());
+        }
     }
 
     #[test]

@@ -2,11 +2,11 @@
 //!
 //! The way in is [`parse`], then [`check`](check()): after both, what tare does not do is refused, what it ignores is in the
 //! log, and no string of the configuration holds a NUL.
-#![allow(dead_code, unused_imports)] // until the commands use it
 
 mod check;
 mod default;
 mod features;
+mod path;
 mod repair;
 mod schema;
 mod sysctl;
@@ -42,24 +42,20 @@ pub fn parse(text: &str, log: &mut Vec<String>) -> Result<Spec> {
         Err(error) => repair::reread(text, error, log)?,
     };
     refuse_nul(text)?;
+    repair::absent_pids_limit(&mut spec, text);
     empty_is_absent(&mut spec);
     Ok(spec)
 }
 
-/// Parses `text`. To follow the path of each field costs time, so that is done only when there is an error to tell.
+/// Parses `text`; an error names the field that it is in.
 fn read<T: DeserializeOwned>(text: &str) -> Result<T> {
-    if let Ok(value) = serde_json::from_str(text) {
-        return Ok(value);
-    }
-    let mut json = serde_json::Deserializer::from_str(text);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|e| explain(&e.path().to_string(), e.inner()))?;
-    json.end().map_err(|e| explain(".", &e))?;
-    Ok(value)
+    serde_json::from_str(text).map_err(|e| explain(&path::at(text, e.line(), e.column()), &e, true))
 }
 
-/// The parser's error in one line, with the field: `process.cwd: missing (line 7, column 3)`.
-fn explain(path: &str, error: &serde_json::Error) -> Error {
-    let mut path = if path == "." { String::new() } else { path.to_owned() };
+/// The parser's error in one line, with the field: `process.cwd: missing (line 7, column 3)`. The place is told where the
+/// text is the caller's own (`placed`).
+fn explain(path: &str, error: &serde_json::Error, placed: bool) -> Error {
+    let mut path = path.to_owned();
     let mut message = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     if let Some(end) = message.rfind(&place) {
@@ -73,10 +69,9 @@ fn explain(path: &str, error: &serde_json::Error) -> Error {
     if error.is_eof() {
         message = format!("the file ends too early: {message}");
     }
-    // An error in a repaired tree has no line.
     let place = match error.line() {
-        0 => String::new(),
-        line => format!(" (line {line}, column {})", error.column()),
+        line if placed && line > 0 => format!(" (line {line}, column {})", error.column()),
+        _ => String::new(),
     };
     let field = if path.is_empty() { "config.json".to_owned() } else { one_line(&path) };
     Error::new(one_line(&message) + &place).at(Origin::field(field))
@@ -161,16 +156,7 @@ fn bad(field: impl Into<std::borrow::Cow<'static, str>>, why: impl Into<std::bor
     Error::new(why).field(field)
 }
 
-/// A text of config.json as part of a message: without control characters, and never a whole file.
+/// A text of config.json as part of a message.
 fn one_line(text: &str) -> String {
-    const ENOUGH: usize = 200;
-    let mut line: String = text
-        .chars()
-        .take(ENOUGH)
-        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
-        .collect();
-    if text.chars().nth(ENOUGH).is_some() {
-        line.push('…');
-    }
-    line
+    crate::error::one_line(text, 200)
 }

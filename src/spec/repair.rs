@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use oci_spec::runtime::{Capability, Spec};
 use serde_json::{Map, Value};
 
-use super::{explain, one_line};
+use super::{explain, one_line, path};
 use crate::error::{Error, Result};
 
 /// A tree takes many times the room of its text; no engine writes a configuration of this size.
@@ -35,7 +35,21 @@ pub fn reread(text: &str, error: Error, log: &mut Vec<String>) -> Result<Spec> {
     if !repaired {
         return Err(error);
     }
-    serde_path_to_error::deserialize(tree).map_err(|e| explain(&e.path().to_string(), e.inner()))
+    // Read as a text again: to read trees as well would be the same code a second time in the binary.
+    let text = tree.to_string();
+    serde_json::from_str(&text).map_err(|e| explain(&path::at(&text, e.line(), e.column()), &e, false))
+}
+
+/// oci-spec reads `"pids": {}` as the limit 0, which would let no process in; runc takes it for no limit.
+pub fn absent_pids_limit(spec: &mut Spec, text: &str) {
+    let Some(resources) = spec.linux_mut().as_mut().and_then(|l| l.resources_mut().as_mut()) else { return };
+    if resources.pids().is_none_or(|pids| pids.limit() != 0) || text.len() > LARGEST {
+        return;
+    }
+    let tree = serde_json::from_str::<Value>(text).unwrap_or_default();
+    if tree["linux"]["resources"]["pids"]["limit"].is_null() {
+        resources.set_pids(None);
+    }
 }
 
 /// The member of that name, if both are objects.

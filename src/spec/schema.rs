@@ -227,7 +227,7 @@ pub fn walk(text: &str, log: &mut Vec<String>) -> Result<()> {
     let mut json = serde_json::Deserializer::from_str(text);
     let walk = Walk { node: Some(&CONFIG), found: &mut found };
     if let Err(error) = walk.deserialize(&mut json).and_then(|()| json.end()) {
-        return Err(explain(if found.path.is_empty() { "." } else { &found.path }, &error));
+        return Err(explain(&found.path, &error, true));
     }
     if let Some(field) = found.lost {
         return Err(bad(field, "not supported yet"));

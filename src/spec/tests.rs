@@ -345,3 +345,17 @@ fn speed() {
     times.sort();
     println!("{} bytes: median {:?}, least {:?}", text.len(), times[1000], times[0]);
 }
+
+#[test]
+fn a_pids_object_without_a_limit_is_no_limit() {
+    for (pids, want) in [
+        (json!({}), None),
+        (json!({"limit": null}), None),
+        (json!({"limit": 0}), Some(0)),
+        (json!({"limit": -1}), Some(-1)),
+    ] {
+        let spec = load(&with(&[("linux.resources", json!({"pids": pids}))])).0.unwrap();
+        let resources = spec.linux().as_ref().unwrap().resources().as_ref().unwrap();
+        assert_eq!(resources.pids().as_ref().map(|p| p.limit()), want, "{pids}");
+    }
+}

@@ -40,6 +40,16 @@ pub enum Action {
     Kill,
     /// `delete` without `--force`
     Delete,
+    /// `pause`
+    Pause,
+    /// `resume`
+    Resume,
+    /// `ps`
+    Ps,
+    /// `events`
+    Events,
+    /// `update`
+    Update,
 }
 
 impl Status {
@@ -59,6 +69,13 @@ impl Status {
             (Action::Delete, Creating | Running | Paused) => {
                 no(format!("cannot delete container that is not stopped: {self}"))
             }
+            (Action::Pause, Created | Running) | (Action::Resume, Paused) => Ok(()),
+            (Action::Pause, _) => no(format!("container not running or created: {self}")),
+            (Action::Resume, _) => no(format!("container not paused: {self}")),
+            (Action::Ps | Action::Events | Action::Update, Created | Running | Paused) => Ok(()),
+            (Action::Ps | Action::Events | Action::Update, Creating | Stopped) => {
+                no(format!("container not running: {self}"))
+            }
         }
     }
 }
@@ -71,17 +88,18 @@ mod tests {
     fn every_pair() {
         use Status::*;
         let table = [
-            (Creating, [false, false, false]),
-            (Created, [true, true, true]),
-            (Running, [false, true, false]),
-            (Paused, [false, true, false]),
-            (Stopped, [false, false, true]),
+            (Creating, [false; 8]),
+            (Created, [true, true, true, true, false, true, true, true]),
+            (Running, [false, true, false, true, false, true, true, true]),
+            (Paused, [false, true, false, false, true, true, true, true]),
+            (Stopped, [false, false, true, false, false, false, false, false]),
         ];
+        use Action::{Delete, Events, Kill, Pause, Ps, Resume, Start, Update};
         for (status, allowed) in table {
-            for (action, allowed) in [Action::Start, Action::Kill, Action::Delete].into_iter().zip(allowed) {
+            for (action, allowed) in [Start, Kill, Delete, Pause, Resume, Ps, Events, Update].into_iter().zip(allowed) {
                 assert_eq!(status.allows(action).is_ok(), allowed, "{status} {action:?}");
             }
         }
-        assert!(Stopped.allows(Action::Kill).unwrap_err().to_string().contains("container not running"));
+        assert!(Stopped.allows(Kill).unwrap_err().to_string().contains("container not running"));
     }
 }

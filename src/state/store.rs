@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::Status;
 use crate::cgroup;
+use crate::cgroup::systemd::Unit;
 use crate::error::{Doing, Error, Result};
 use crate::host;
 use crate::sys::{self, Call, clone, socket};
@@ -65,10 +66,13 @@ pub struct State {
 /// Where the container's cgroup is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CgroupState {
-    /// `cgroupfs`
+    /// `cgroupfs` or `systemd`
     pub driver: String,
     /// Below the cgroup2 mount.
     pub path: PathBuf,
+    /// The unit, with systemd. Later commands are not told of the driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
 }
 
 /// The part of a state file that every version has: enough for `state`, `kill` and `delete --force`.
@@ -322,10 +326,14 @@ impl Container {
             r => r.doing("find the container's process")?,
         };
         let inode = sys::clone::pidfd_inode(&pidfd);
-        if state.pidfd_inode != 0 && inode != 0 && state.pidfd_inode != inode {
-            return Ok(None);
-        }
-        Ok(host::process(state.pid).filter(|p| p.start_time == state.start_time && !p.is_dead()).map(|_| pidfd))
+        let lives = if state.pidfd_inode != 0 && inode != 0 {
+            // A pidfd is readable once the process has ended, a zombie's too.
+            state.pidfd_inode == inode
+                && socket::wait_any([pidfd.as_fd()], Some(0)).doing("look at the container's process")? == [false]
+        } else {
+            host::process(state.pid).is_some_and(|p| p.start_time == state.start_time && !p.is_dead())
+        };
+        Ok(lives.then_some(pidfd))
     }
 }
 

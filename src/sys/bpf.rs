@@ -15,6 +15,7 @@ const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_ATTACH: libc::c_long = 8;
 const BPF_PROG_DETACH: libc::c_long = 9;
 const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
 
 // enum bpf_prog_type, enum bpf_attach_type
@@ -120,6 +121,15 @@ struct IdAttr {
     open_flags: u32,
 }
 
+/// `union bpf_attr` for BPF_OBJ_GET_INFO_BY_FD.
+#[repr(C)]
+#[derive(Default)]
+struct InfoAttr {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
 /// The parts of `union bpf_attr`.
 ///
 /// # Safety
@@ -135,6 +145,8 @@ unsafe impl Attr for AttachAttr {}
 unsafe impl Attr for QueryAttr {}
 // SAFETY: as above, without pointers.
 unsafe impl Attr for IdAttr {}
+// SAFETY: repr(C) without a hole; the pointer is set by `program_name` alone, from an array that outlives the call.
+unsafe impl Attr for InfoAttr {}
 
 /// bpf(cmd, attr, size). The kernel may write into `attr` and into what it points to.
 fn bpf<A: Attr>(cmd: libc::c_long, attr: &mut A, size: usize) -> std::result::Result<i32, Errno> {
@@ -240,6 +252,20 @@ pub fn device_programs(cgroup: BorrowedFd<'_>) -> Result<Vec<u32>> {
     bpf(BPF_PROG_QUERY, &mut attr, size).map_err(|e| SysError::new("bpf", "BPF_PROG_QUERY, CGROUP_DEVICE", e))?;
     ids.truncate(attr.prog_cnt as usize);
     Ok(ids)
+}
+
+/// The name of a loaded program (`bpf_prog_info.name`, Linux 4.15).
+///
+/// # Errors
+/// EPERM without the right to look at it.
+pub fn program_name(program: BorrowedFd<'_>) -> Result<String> {
+    // struct bpf_prog_info up to and with its name: 64 bytes, none of which asks for anything, and 16 for the name.
+    let mut info = [0u8; 80];
+    let mut attr =
+        InfoAttr { bpf_fd: program.as_raw_fd() as u32, info_len: info.len() as u32, info: info.as_mut_ptr() as u64 };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr, size_of::<InfoAttr>())
+        .map_err(|e| SysError::new("bpf", "BPF_OBJ_GET_INFO_BY_FD", e))?;
+    Ok(String::from_utf8_lossy(&info[64..]).trim_end_matches('\0').to_owned())
 }
 
 /// A descriptor of the loaded program with this id.

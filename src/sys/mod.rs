@@ -57,7 +57,7 @@ pub fn errno_text(errno: Errno) -> String {
 /// `{}` prints `call(args): EPERM (operation not permitted)`, `{:#}` leaves the text out: see `error::Origin`.
 impl fmt::Display for SysError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}({}): {:?}", self.call, self.args, self.errno)?;
+        write!(f, "{}({}): {:?}", self.call, crate::error::one_line(&self.args, 4096), self.errno)?;
         if !f.alternate() {
             write!(f, " ({})", errno_text(self.errno))?;
         }

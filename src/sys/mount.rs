@@ -106,6 +106,16 @@ pub fn move_mount_to_path(from: impl AsFd, to: &Path) -> Result<()> {
         .call("move_mount", || format!("fd {} → {:?}", from.as_raw_fd(), to))
 }
 
+/// Whether two descriptors are of the same file on the same mount.
+pub fn same_place(a: impl AsFd, b: impl AsFd) -> Result<bool> {
+    let place = |fd: BorrowedFd<'_>| {
+        let flags = rustix::fs::StatxFlags::INO | rustix::fs::StatxFlags::MNT_ID;
+        let stat = rustix::fs::statx(fd, "", rustix::fs::AtFlags::EMPTY_PATH, flags).call("statx", String::new)?;
+        Ok((stat.stx_mnt_id, stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino))
+    };
+    Ok(place(a.as_fd())? == place(b.as_fd())?)
+}
+
 /// A file system's option: a key with a value, or a flag.
 pub type FsOption = (String, Option<String>);
 

@@ -28,6 +28,15 @@ pub fn exit_now(code: i32) -> ! {
     }
 }
 
+/// SIGKILL to this process (test only). The first process of a pid namespace lives on and waits for it to come from outside.
+#[cfg(feature = "faults")]
+pub fn kill_self() -> ! {
+    loop {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        rustix::event::pause();
+    }
+}
+
 /// Makes the process non-dumpable, so that nobody in the container's namespaces may trace it or open its files through
 /// /proc before execve (CVE-2016-9962).
 pub fn set_nondumpable() -> Result<()> {
@@ -142,13 +151,21 @@ pub fn reset_affinity() {
     unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, all.len(), all.as_ptr()) };
 }
 
-/// Puts SIGPIPE (which Rust ignores) and the signal mask back to the default.
+/// Takes back what the caller, and Rust with SIGPIPE, ignore, and the signal mask: execve(2) keeps both.
 pub fn reset_signals() -> Result<()> {
-    // SAFETY: SIG_DFL is a valid disposition; the process has one thread.
-    if unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) } == libc::SIG_ERR {
-        return Err(SysError::last("signal", "SIGPIPE, SIG_DFL"));
+    for signal in (1..=64).filter(|s| ![libc::SIGKILL, libc::SIGSTOP].contains(s)) {
+        default_signal(signal)?;
     }
     nix::sys::signal::SigSet::empty().thread_set_mask().call("sigprocmask", || "SIG_SETMASK, []".into())
+}
+
+/// Puts a signal's disposition back to the default. By the system call, as the C library keeps 32 and 33 to itself.
+pub fn default_signal(signal: i32) -> Result<()> {
+    // The kernel's struct sigaction, all zero: SIG_DFL, no flags, no restorer, an empty mask of 8 bytes.
+    let default = [0u64; 4];
+    // SAFETY: the struct outlives the call, and is not longer on any architecture of 64 bits.
+    let r = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8) };
+    if r == 0 { Ok(()) } else { Err(SysError::last("rt_sigaction", format!("{signal}, SIG_DFL"))) }
 }
 
 /// Joins a new session keyring of this name and lets its owner search it, as runc does. A kernel without keyrings

@@ -12,18 +12,28 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
 use super::{Call, Result, SysError};
 
+/// Lookups that EAGAIN may undo. Whoever renames without an end must not keep us without an end.
+const TRIES: u32 = 100_000;
+
 /// openat2(2) in the root `root`. Absolute links and `..` stay inside; a magic link (`/proc/self/fd/3`) is `ELOOP`.
 pub fn open(root: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd> {
-    open_mode(root.as_fd(), path, flags, 0)
+    open_by(root.as_fd(), path, flags, ResolveFlags::empty())
 }
 
-fn open_mode(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: u32) -> Result<OwnedFd> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+/// A directory at `path`, on the way to which there is no link at all: `ELOOP` or `ENOTDIR` if there is.
+pub fn open_ordinary_dir(root: impl AsFd, path: &Path) -> Result<OwnedFd> {
+    open_by(root.as_fd(), path, OFlags::PATH | OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS)
+}
+
+fn open_by(root: BorrowedFd<'_>, path: &Path, flags: OFlags, more: ResolveFlags) -> Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | more;
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let mut tries = 0;
     loop {
-        match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::from_bits_retain(mode), resolve) {
+        tries += 1;
+        match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
             // A rename or mount somewhere on the host made ".." unsafe to resolve just now (openat2(2)).
-            Err(rustix::io::Errno::AGAIN) => continue,
+            Err(rustix::io::Errno::AGAIN) if tries < TRIES => continue,
             r => return r.call("openat2", || format!("{path:?}, IN_ROOT|NO_MAGICLINKS")),
         }
     }

@@ -4,6 +4,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
@@ -121,8 +122,22 @@ pub fn receive(socket: impl AsFd, max: usize) -> Result<Option<(Vec<u8>, Option<
 /// Waits until one of the descriptors is ready (readable, ended, hung up) and says which are; `false` for all after
 /// `seconds`, or never if that is `None`.
 pub fn wait_any<const N: usize>(fds: [BorrowedFd<'_>; N], seconds: Option<i64>) -> Result<[bool; N]> {
+    wait(fds, seconds.map(|tv_sec| Timespec { tv_sec, tv_nsec: 0 }))
+}
+
+/// As [`wait_any`], for a duration.
+pub fn wait_for<const N: usize>(fds: [BorrowedFd<'_>; N], time: Duration) -> Result<[bool; N]> {
+    wait(fds, Some(timespec(time)))
+}
+
+/// As poll(2) takes it.
+pub fn timespec(time: Duration) -> Timespec {
+    let tv_sec = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    Timespec { tv_sec, tv_nsec: i64::from(time.subsec_nanos()) }
+}
+
+fn wait<const N: usize>(fds: [BorrowedFd<'_>; N], timeout: Option<Timespec>) -> Result<[bool; N]> {
     let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-    let timeout = seconds.map(|tv_sec| Timespec { tv_sec, tv_nsec: 0 });
     loop {
         match poll(&mut polled, timeout.as_ref()) {
             Err(rustix::io::Errno::INTR) => continue,

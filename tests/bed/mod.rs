@@ -7,9 +7,10 @@
 #![allow(dead_code)]
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
@@ -26,6 +27,10 @@ pub fn trees() -> Vec<&'static str> {
 pub struct Bed {
     pub dir: PathBuf,
     pub config: Value,
+    /// A program in front of tare, which executes it: `taskset`, `setpriv`.
+    pub through: Vec<String>,
+    /// Keeps the mount namespace of `own_host`.
+    host: Option<Child>,
 }
 
 pub fn tare() -> PathBuf {
@@ -49,7 +54,7 @@ impl Bed {
         let out = Command::new(tare()).args(["spec", "-b"]).arg(&dir).output().unwrap();
         assert!(out.status.success(), "{out:?}");
         let config = serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap();
-        Bed { dir, config }
+        Bed { dir, config, through: Vec::new(), host: None }
     }
 
     pub fn shell(&mut self, script: &str) -> &mut Bed {
@@ -61,11 +66,8 @@ impl Bed {
         fs::write(self.dir.join("config.json"), self.config.to_string()).unwrap();
         let (out, err) = (self.dir.join("out"), self.dir.join("err"));
         // Files, and not pipes: a container that lives on would keep a pipe open.
-        let status = Command::new(tare())
-            .arg("--root")
-            .arg(self.dir.join("state"))
-            .args(args)
-            .current_dir(&self.dir)
+        let status = self
+            .command(args)
             .stdin(Stdio::null())
             .stdout(fs::File::create(&out).unwrap())
             .stderr(fs::File::create(&err).unwrap())
@@ -77,10 +79,10 @@ impl Bed {
     /// Runs the container with each way to make the mount namespace, and checks that nothing is left.
     pub fn run(&self) -> Vec<(i32, String, String)> {
         let one = |tree: &&str| {
-            let before = left_behind();
+            let before = self.host_mounts();
             let option = format!("--mount-namespace={tree}");
             let out = self.tare(&["run", &option, &self.id()]);
-            assert_eq!(left_behind(), before, "{tree} left something behind");
+            assert_eq!(self.host_mounts(), before, "{tree} left something behind");
             assert!(!self.dir.join("state").join(self.id()).exists(), "{tree} left the state");
             (
                 out.status.code().unwrap_or(-1),
@@ -104,11 +106,130 @@ impl Bed {
         let state: Value = serde_json::from_slice(&out.stdout).unwrap();
         state["status"].as_str().unwrap().to_owned()
     }
+
+    /// tare with these arguments and the bed's state directory, in the bed's directory.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut words = self.enter_host();
+        words.extend(self.through.iter().cloned());
+        let program = tare().to_string_lossy().into_owned();
+        words.push(program);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg("--root").arg(self.dir.join("state")).args(args).current_dir(&self.dir);
+        command
+    }
+
+    /// Adds a mount; an empty type or source is left out.
+    pub fn mount(&mut self, destination: &str, typ: &str, source: impl AsRef<Path>, options: &[&str]) -> &mut Bed {
+        let mut mount = json!({"destination": destination, "options": options});
+        if !typ.is_empty() {
+            mount["type"] = json!(typ);
+        }
+        if !source.as_ref().as_os_str().is_empty() {
+            mount["source"] = json!(source.as_ref());
+        }
+        self.config["mounts"].as_array_mut().unwrap().push(mount);
+        self
+    }
+
+    /// Gives the bed a copy of the host's mount namespace, in which the test may mount what it likes: tare and `on_host`
+    /// run there, and it goes with the bed.
+    pub fn own_host(&mut self) -> &mut Bed {
+        self.own_host_by(&[])
+    }
+
+    /// The same, made by a program that executes what follows: `taskset`.
+    pub fn own_host_by(&mut self, through: &[&str]) -> &mut Bed {
+        let words = [through, &["unshare", "--mount", "--propagation", "private", "cat"]].concat();
+        let mut unshare = Command::new(words[0]);
+        unshare.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut cat = unshare.spawn().expect("this test needs unshare (util-linux)");
+        // What comes back tells that the namespace is there.
+        cat.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        cat.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        self.host = Some(cat);
+        self
+    }
+
+    /// Runs a shell script on the host (the bed's own, if it has one) and returns what it prints.
+    pub fn on_host(&self, script: &str) -> String {
+        let mut words = self.enter_host();
+        words.extend(["sh", "-ec", script].map(str::to_owned));
+        let out = Command::new(&words[0]).args(&words[1..]).current_dir(&self.dir).output().unwrap();
+        assert!(out.status.success(), "{script}: {out:?}");
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
+    fn enter_host(&self) -> Vec<String> {
+        let Some(host) = &self.host else { return Vec::new() };
+        let words =
+            ["nsenter", "--mount", &format!("--target={}", host.id()), &format!("--wdns={}", self.dir.display())];
+        words.map(str::to_owned).into()
+    }
+
+    /// The host's mounts; compared before and after.
+    pub fn host_mounts(&self) -> String {
+        let pid = self.host.as_ref().map_or("self".into(), |host| host.id().to_string());
+        fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap()
+    }
+
+    /// Runs the container in the background and returns the id of its process.
+    pub fn detached(&self, args: &[&str]) -> u32 {
+        let out = self.tare(&[&["run", "--detach", "--pid-file", "pid"], args, &[&self.id()]].concat());
+        assert!(out.status.success(), "{out:?}");
+        fs::read_to_string(self.dir.join("pid")).unwrap().parse().unwrap()
+    }
+
+    /// Ends and removes the container.
+    pub fn delete(&self) {
+        let out = self.tare(&["delete", "--force", &self.id()]);
+        assert!(out.status.success(), "{out:?}");
+    }
+}
+
+/// A line of mountinfo (proc_pid_mountinfo(5)).
+#[derive(Debug, Clone)]
+pub struct Mounted {
+    pub at: String,
+    /// Of the mount: `rw,nosuid,relatime`.
+    pub options: String,
+    /// `shared:1`, `master:2`, `unbindable`.
+    pub tags: Vec<String>,
+    pub fstype: String,
+    pub source: String,
+    /// Of the file system: `rw,size=1024k`.
+    pub super_options: String,
+}
+
+/// The mounts of a mountinfo, in their order.
+pub fn mounts(text: &str) -> Vec<Mounted> {
+    let line = |line: &str| {
+        let (mount, fs) = line.split_once(" - ")?;
+        let mount: Vec<_> = mount.split(' ').collect();
+        let fs: Vec<_> = fs.split(' ').collect();
+        Some(Mounted {
+            at: mount[4].into(),
+            options: mount[5].into(),
+            tags: mount[6..].iter().map(|t| (*t).to_owned()).collect(),
+            fstype: fs[0].into(),
+            source: fs[1].into(),
+            super_options: fs[2].into(),
+        })
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// What is seen at a path: the mount that came last.
+pub fn mounted(text: &str, at: &str) -> Mounted {
+    mounts(text).into_iter().rfind(|m| m.at == at).unwrap_or_else(|| panic!("nothing is mounted on {at}:\n{text}"))
 }
 
 impl Drop for Bed {
     fn drop(&mut self) {
         let _ = self.tare(&["delete", "--force", &self.id()]);
+        if let Some(mut host) = self.host.take() {
+            drop(host.stdin.take()); // its end of file ends it
+            let _ = host.wait();
+        }
         let _ = fs::remove_dir_all(&self.dir);
     }
 }

@@ -4,6 +4,10 @@ use std::process::Command;
 use super::super::fs::tests::Place;
 use super::*;
 
+fn apply(cgroup: &Cgroup, rules: &[Rule]) -> Result<()> {
+    super::apply(cgroup, rules, Others::Remove)
+}
+
 const BLOCK: u32 = bpf::BPF_DEVCG_DEV_BLOCK as u32;
 const CHAR: u32 = bpf::BPF_DEVCG_DEV_CHAR as u32;
 

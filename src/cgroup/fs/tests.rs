@@ -135,7 +135,7 @@ fn root_in_use_is_refused() {
     assert_eq!(cgroup.pids().unwrap(), [child.id() as i32]);
     cgroup.kill_all().unwrap();
     child.wait().unwrap();
-    cgroup.wait_empty().unwrap();
+    assert!(!cgroup.wait_for(Instant::now() + PATIENCE, |e| !e.populated).unwrap().populated);
 
     cgroup.freeze().unwrap();
     assert!(place.try_create("c").unwrap_err().doing.contains("unexpectedly frozen"));
@@ -156,7 +156,7 @@ fn root_freeze_and_kill() {
     assert!(cgroup.is_frozen().unwrap() && cgroup.events().unwrap().frozen);
     assert!(!below.is_frozen().unwrap() && below.events().unwrap().frozen);
     // Frozen from above: to thaw it here does not help, and says so at once where one does not wait.
-    assert!(below.watch().unwrap().wait(Instant::now() + Duration::from_millis(20), |e| !e.frozen).unwrap().frozen);
+    assert!(below.wait_for(Instant::now() + Duration::from_millis(20), |e| !e.frozen).unwrap().frozen);
     cgroup.thaw().unwrap();
     assert!(!cgroup.is_frozen().unwrap() && !below.events().unwrap().frozen);
     cgroup.freeze().unwrap();
@@ -189,6 +189,21 @@ fn root_remove_waits_with_an_end() {
 }
 
 #[test]
+fn root_a_wait_ends_when_somebody_else_removes_the_cgroup() {
+    let place = Place::new("vanishes");
+    let cgroup = place.create("c");
+    let (neighbour, start) = (place.create("neighbour"), Instant::now());
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| cgroup.wait_for(start + PATIENCE, |_| false));
+        neighbour.remove().unwrap();
+        assert!(!waiting.is_finished(), "the removal of another cgroup is none of this one");
+        std::fs::remove_dir(cgroup.path()).unwrap();
+        assert!(!waiting.join().unwrap().unwrap().populated);
+    });
+    assert!(start.elapsed() < PATIENCE / 2, "it waited for {:?}", start.elapsed());
+}
+
+#[test]
 fn root_remove_deep_and_wide() {
     let place = Place::new("deep");
     let cgroup = place.create("c");
@@ -218,7 +233,7 @@ fn root_remove_after_a_fork_storm() {
         "echo $$ > \"$1\"; i=0; while [ $i -lt 1000 ]; do i=$((i+1)); sleep 100 & [ $i -lt 50 ] || wait $!; done";
     let mut child = Command::new("sh").args(["-c", storm, "sh"]).arg(procs).spawn().unwrap();
     // Not before it has begun: its first process is enough.
-    cgroup.watch().unwrap().wait(Instant::now() + PATIENCE, |e| e.populated).unwrap();
+    cgroup.wait_for(Instant::now() + PATIENCE, |e| e.populated).unwrap();
     cgroup.kill_all().unwrap();
     cgroup.remove().unwrap();
     child.wait().unwrap();

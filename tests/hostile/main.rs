@@ -1,0 +1,34 @@
+//! What an image, a volume and a neighbour can do against the runtime: every advisory of runc, crun and youki that
+//! applies, as a test that fails on a runtime that has the bug. Each negative test has a control beside it: the same
+//! thing done naively, which succeeds, so that a test which cannot see the attack fails.
+//!
+//! They need root, cgroup v2, busybox-static, gcc and unshare(1), and say so where one is missing.
+//!
+//! What cannot be tried yet, to be brought with what makes it possible:
+//!
+//! | with | case |
+//! |---|---|
+//! | exec | a line in `harness::WAYS` |
+//! | exec | CVE-2016-9962: the exec'd process is not ptraceable while it holds a descriptor of the host's |
+//! | exec | CVE-2019-5736 by an exec of `/proc/self/exe`, and CVE-2024-21626 by `exec --cwd` |
+//! | exec | CVE-2022-29162, CVE-2022-27650, CVE-2025-27612: `exec --cap` leaves the inheritable set empty |
+//! | exec | CVE-2026-30892: `exec -u` with `1`, `1:`, `:1`, `1:2`, `name`, `-1`, 2^32 |
+//! | exec | runc 1.5.2: `exec --cgroup ../name-suffix` |
+//! | update, checkpoint | a line each in `harness::WAYS` |
+//! | checkpoint | CVE-2026-119101, CVE-2026-115520: links and `]:` in names at restore |
+//! | terminal | CVE-2025-52565: the pts entry swapped; CVE-2026-88264: `/dev/console` as a link, with a terminal |
+//! | labels | CVE-2019-16884, CVE-2025-52881: a fake `attr/exec` |
+//! | hooks | CVE-2025-23266: nothing of the image in a createContainer hook's environment and directory |
+//! | user namespaces | CVE-2023-25809 for rootless; the whole matrix in a user namespace |
+//! | systemd | CVE-2024-3154: `org.systemd.property.*` (announced as unsafe already) |
+
+#![allow(clippy::disallowed_methods)] // they are for the shipped code
+
+#[path = "../bed/mod.rs"]
+mod bed;
+mod canary;
+mod harness;
+mod matrix;
+mod mounts;
+mod process;
+mod race;
