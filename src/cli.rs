@@ -326,30 +326,18 @@ pub struct Plan {
 /// Commands that run from a sealed executable.
 pub const SEALED: [&str; 4] = ["create", "run", "exec", "restore"];
 
-/// `tare --version` and `tare -v` need no subcommand.
-pub fn version_only(args: &[std::ffi::OsString]) -> Option<std::process::ExitCode> {
-    let flags = args.iter().skip(1).take_while(|a| a.as_encoded_bytes().starts_with(b"-"));
-    flags
-        .into_iter()
-        .any(|a| a == "--version" || a == "-v" || a == "-version")
-        .then_some(std::process::ExitCode::SUCCESS)
+/// `tare --version` and `tare -v` need no subcommand, and may come after other global flags: Docker puts those of
+/// `runtimeArgs` before.
+pub fn asks_for_version(args: &[std::ffi::OsString]) -> bool {
+    let word = |a: &std::ffi::OsString| a == "--version" || a == "-v";
+    args.iter().any(word) && global_alone(args.to_vec()).is_some_and(|global| global.version)
 }
 
-/// `--log` and `--log-format` of a command line that could not be parsed.
-pub fn log_of(args: &[std::ffi::OsString]) -> (Option<PathBuf>, Format) {
-    let value = |name: &str| {
-        let mut rest = args.iter().skip(1).filter_map(|a| a.to_str());
-        while let Some(arg) = rest.next() {
-            match arg.strip_prefix(name) {
-                Some("") => return rest.next(),
-                Some(value) if value.starts_with('=') => return Some(&value[1..]),
-                _ => {}
-            }
-        }
-        None
-    };
-    let format = value("--log-format").filter(|f| *f == "json").map_or(Format::Text, |_| Format::Json);
-    (value("--log").map(PathBuf::from), format)
+/// The global flags of a command line that is wrong otherwise: engines look for the mistake in their log.
+pub fn global_alone(args: Vec<std::ffi::OsString>) -> Option<Global> {
+    use clap::{CommandFactory, FromArgMatches};
+    let lenient = Cli::command().ignore_errors(true).subcommand_required(false).arg_required_else_help(false);
+    Global::from_arg_matches(&lenient.try_get_matches_from(args).ok()?).ok()
 }
 
 /// Go's flag parser takes one dash for two, and containerd sends `-no-subreaper`: a single-dash word that is the name of
@@ -375,22 +363,4 @@ pub fn long_flags(args: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
         _ => a,
     };
     args.into_iter().map(widen).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_log_of_a_line_that_cannot_be_parsed() {
-        for (line, path, format) in [
-            ("tare --log /l --log-format json nonsense", Some("/l"), Format::Json),
-            ("tare --log-format=json --log=/l create", Some("/l"), Format::Json),
-            ("tare --log-format text create --log", None, Format::Text),
-            ("tare --log-level error start", None, Format::Text),
-        ] {
-            let args: Vec<_> = line.split(' ').map(Into::into).collect();
-            assert_eq!(log_of(&args), (path.map(PathBuf::from), format), "{line}");
-        }
-    }
 }

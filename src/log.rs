@@ -86,20 +86,20 @@ impl Log {
         }
     }
 
+    /// A mistake that people have been told of, for the engine.
+    pub fn record(&mut self, text: &str) {
+        self.write(Level::Error, text.trim_end());
+    }
+
     /// The end of a command that failed: one line for the engine, one message for people.
     pub fn fail(&mut self, error: &Error) {
         let text = error.to_string();
-        self.write(Level::Error, &text);
+        self.record(&text);
         if self.file.is_none() && self.format == Format::Json {
             eprint!("{}", line(Format::Json, Level::Error, &text));
         } else {
             eprintln!("tare: {text}");
         }
-    }
-
-    /// A line for the engine alone; people have been told.
-    pub fn error(&mut self, text: &str) {
-        self.write(Level::Error, text);
     }
 
     /// One write(2) for a line: several runtimes share the file.

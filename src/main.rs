@@ -35,22 +35,25 @@ fn main() -> ExitCode {
         Some(_) => seal::seal().and_then(|()| nondumpable()),
         None => Ok(()),
     };
-    if let Some(code) = cli::version_only(&args) {
-        println!("{}", cmd::version());
-        return code;
-    }
     let args = cli::long_flags(args);
+    if cli::asks_for_version(&args) {
+        println!("{}", cmd::version());
+        return ExitCode::SUCCESS;
+    }
     let cli = match cli::Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();
             if !e.use_stderr() {
-                return ExitCode::SUCCESS; // --help
+                return ExitCode::SUCCESS; // help was asked for
             }
-            // An engine reads the log, and shows nothing of ours if there is none.
-            let (path, format) = cli::log_of(&args);
-            if let Ok(mut log) = Log::open(path.as_deref(), format, Level::Error) {
-                log.error(e.to_string().lines().next().unwrap_or_default().trim_start_matches("error: "));
+            if let Some(global) = cli::global_alone(args)
+                && let Ok(mut log) = Log::open(global.log.as_deref(), global.log_format, Level::Error)
+            {
+                let text = e.to_string();
+                // Without the usage that follows.
+                let mistake = text.split("\n\n").next().unwrap_or_default();
+                log.record(mistake.trim_start_matches("error: "));
             }
             return ExitCode::FAILURE;
         }

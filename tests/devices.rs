@@ -143,6 +143,8 @@ fn what_is_no_device_is_refused_with_its_field() {
         (json!({"path": "/dev/x", "type": "c", "major": 4096, "minor": 0}), "linux.devices[0].major"),
         (json!({"path": "/dev/x", "type": "b", "major": 1, "minor": -1}), "linux.devices[0].minor"),
         (json!({"path": "", "type": "p"}), "linux.devices[0].path"),
+        (json!({"path": "/dev/x", "type": "p", "uid": u32::MAX}), "linux.devices[0].uid: 4294967295 is no id"),
+        (json!({"path": "/dev/x", "type": "p", "gid": u32::MAX}), "linux.devices[0].gid: 4294967295 is no id"),
     ];
     for (bad, field) in table {
         bed.config["linux"]["devices"] = json!([bad]);

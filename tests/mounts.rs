@@ -456,6 +456,11 @@ fn read_only_root_and_paths() {
     bed.config["root"]["readonly"] = json!(false);
     all(bed.run(), 0, "/x\n/mounted/x\n/paths/below/x\n700");
     fs::remove_file(bed.dir.join("rootfs/x")).unwrap();
+    // Whatever names the root.
+    for root in ["/", "/paths/..", "//."] {
+        bed.config["linux"]["readonlyPaths"] = json!([root]);
+        all(bed.run(), 0, "/mounted/x\n/paths/below/x\n700");
+    }
 }
 
 #[test]

@@ -226,6 +226,42 @@ fn nothing_of_the_callers_cpus_session_and_terminal() {
 }
 
 #[test]
+fn users_and_groups_at_the_ends() {
+    let mut bed = Bed::new("ids");
+    let none = u32::MAX;
+    bed.shell("id -u; id -g; id -G | busybox wc -w");
+    bed.config["process"]["user"] = json!({"uid": none - 1, "gid": none - 1, "additionalGids": [0, 0, none - 1]});
+    all(bed.run(), 0, "4294967294\n4294967294\n3");
+    // NGROUPS_MAX of linux/limits.h
+    bed.config["process"]["user"] = json!({"uid": 1, "gid": 1, "additionalGids": (0..65536).collect::<Vec<_>>()});
+    all(bed.run(), 0, "1\n1\n65536");
+    bed.config["process"]["user"] = json!({"uid": 1, "gid": 1, "additionalGids": (0..65537).collect::<Vec<_>>()});
+    for (code, _, stderr) in bed.run() {
+        assert!(code == 1 && stderr.contains("process.user: set the supplementary groups"), "{stderr}");
+        assert!(stderr.len() < 1000, "{} bytes", stderr.len());
+    }
+    for (user, field) in [
+        (json!({"uid": none, "gid": 0}), "process.user.uid"),
+        (json!({"uid": 0, "gid": none}), "process.user.gid"),
+        (json!({"uid": 0, "gid": 0, "additionalGids": [1, none]}), "process.user.additionalGids[1]"),
+    ] {
+        bed.config["process"]["user"] = user;
+        refused(&bed, &format!("{field}: 4294967295 is no id"));
+    }
+}
+
+#[test]
+fn stdio_can_be_opened_anew_by_the_user() {
+    let mut bed = Bed::new("stdio-owner");
+    bed.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    // The bed's files are root's; the container's /dev/null stays root's.
+    bed.shell("echo again >> /dev/stderr; true < /dev/stdin; stat -L -c %u /dev/stdin /dev/stdout");
+    for (code, stdout, stderr) in bed.run() {
+        assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "0\n1000\n", "again\n"));
+    }
+}
+
+#[test]
 fn capability_sets() {
     let (chown, kill, raw) = (1u64, 1u64 << 5, 1u64 << 13);
     // The sets in the order bounding, effective, permitted, inheritable, ambient; the user; what the process has as

@@ -175,3 +175,28 @@ fn an_antechamber_on_any_cpu() {
         }
     }
 }
+
+#[test]
+fn of_new_file_systems() {
+    let table: &[(&[&str], &[&str])] = &[
+        (&[], &[]),
+        (&["private"], &[]),
+        (&["rslave"], &[]), // of nobody
+        (&["shared"], &["shared"]),
+        (&["rshared", "unbindable"], &["unbindable"]),
+        (&["unbindable", "private"], &[]),
+    ];
+    let mut bed = Bed::new("propagation-new");
+    for (i, (words, _)) in table.iter().enumerate() {
+        bed.mount(&format!("/m/{i}"), "tmpfs", "tmpfs", words);
+    }
+    bed.shell("cat /proc/self/mountinfo");
+    for (code, stdout, stderr) in bed.run() {
+        assert_eq!(code, 0, "{stderr}");
+        for (i, (words, want)) in table.iter().enumerate() {
+            let tags = mounted(&stdout, &format!("/m/{i}")).tags;
+            let kinds: Vec<_> = tags.iter().map(|t| t.split(':').next().unwrap_or_default()).collect();
+            assert_eq!(kinds, *want, "{words:?}");
+        }
+    }
+}

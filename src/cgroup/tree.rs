@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use rustix::fs::{Dir, FileType};
@@ -19,6 +19,9 @@ use crate::sys::{self, Call, SysError};
 
 /// How often the processes are listed again for new ones. One that forks as fast as we list would go on for ever.
 const ROUNDS: usize = 64;
+
+/// How long after a kill to kill again.
+const KILL_AGAIN: Duration = Duration::from_millis(100);
 
 impl Cgroup {
     /// The processes in it and below it, as pids of our own pid namespace, in ascending order.
@@ -97,6 +100,22 @@ impl Cgroup {
     /// There are still processes; rmdir fails.
     pub fn remove(&self) -> Result<()> {
         self.remove_by(Instant::now() + PATIENCE)
+    }
+
+    /// Kills what is in it and removes it. A `create` at work may put its process into it after it was killed, so it is
+    /// killed again until it is empty.
+    ///
+    /// # Errors
+    /// As for [`Cgroup::remove`].
+    pub fn kill_and_remove(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.kill_all()?;
+            match self.remove_by(deadline.min(Instant::now() + KILL_AGAIN)) {
+                Err(_) if Instant::now() < deadline && self.populated()? => {}
+                done => return done,
+            }
+        }
     }
 
     pub(super) fn remove_by(&self, deadline: Instant) -> Result<()> {

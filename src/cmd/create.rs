@@ -42,9 +42,7 @@ pub fn run(args: &Run, global: &Global, store: &Store, log: &mut Log) -> Result<
 
 /// `tare start`
 pub fn start(id: &str, store: &Store) -> Result<i32> {
-    let container = store.open(id)?;
-    let state = container.load()?;
-    starting::start(&container, &state).map(|()| 0)
+    starting::start(&store.open(id)?).map(|()| 0)
 }
 
 fn make(

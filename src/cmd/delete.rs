@@ -8,7 +8,10 @@ use crate::state::{Action, Store, check_id};
 /// `tare delete`. With `--force` whatever there is of the container goes, and it is no error if there is nothing.
 pub fn delete(args: &Delete, store: &Store) -> Result<i32> {
     check_id(&args.id)?;
-    let opened = store.open(&args.id).and_then(|c| c.lock().map(|lock| (c, lock)));
+    let opened = store.open(&args.id).and_then(|container| {
+        let lock = if args.force { cleanup::lock_by_force(&container)? } else { container.lock()? };
+        Ok((container, lock))
+    });
     let (container, _lock) = match opened {
         Err(e) if args.force && e.doing.contains("does not exist") => return Ok(0),
         r => r?,

@@ -1,8 +1,6 @@
 //! `list`.
 
-use serde_json::Value;
-
-use super::state::{describe, look, owner};
+use super::state::{describe, look};
 use crate::cli::{List, ListFormat};
 use crate::error::{Error, Result};
 use crate::state::Store;
@@ -16,14 +14,14 @@ pub fn list(args: &List, store: &Store) -> Result<i32> {
         let Ok(container) = store.open(&id) else { continue }; // deleted meanwhile
         match look(&container) {
             Ok(Some((state, status))) => {
-                let object = describe(&state, status);
-                let text = |key: &str| match &object[key] {
-                    Value::String(s) => s.clone(),
-                    other => other.to_string(),
-                };
-                let owner = if state.owner == 0 { "root".to_owned() } else { owner(&state) };
-                rows.push([text("id"), text("pid"), text("status"), text("bundle"), text("created"), owner]);
-                objects.push(object);
+                let mut object = describe(&state, status);
+                if object.owner.is_empty() {
+                    object.owner = "root".into();
+                }
+                let (id, bundle) = (object.id.to_owned(), object.bundle.display().to_string());
+                let (pid, created) = (object.pid.to_string(), object.created.to_owned());
+                rows.push([id, pid, object.status.clone(), bundle, created, object.owner.clone()]);
+                objects.push(serde_json::to_string(&object).map_err(|e| Error::new(e.to_string()))?);
             }
             Ok(None) => {} // being made just now, or another runtime's
             Err(e) => {
@@ -36,7 +34,7 @@ pub fn list(args: &List, store: &Store) -> Result<i32> {
         _ if args.quiet => rows.iter().skip(1).map(|r| r[0].as_str()).collect::<Vec<_>>().join("\n"),
         // Go prints a list without entries like this, and so go the programs that parse it.
         ListFormat::Json if objects.is_empty() => "null".into(),
-        ListFormat::Json => serde_json::to_string(&objects).map_err(|e| Error::new(e.to_string()))?,
+        ListFormat::Json => format!("[{}]", objects.join(",")),
         ListFormat::Table => table(&rows),
     };
     if !text.is_empty() {

@@ -1,6 +1,9 @@
 //! `state`, and the object that `list` prints, too.
 
-use serde_json::{Map, Value, json};
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::state::{Container, State, Status, Store};
@@ -15,28 +18,40 @@ pub fn state(id: &str, store: &Store) -> Result<i32> {
     Ok(0)
 }
 
-/// runtime-spec's state, with what runc adds to it.
-pub fn describe(state: &State, status: Status) -> Value {
-    let config: Option<Value> = state.config.as_ref().and_then(|c| serde_json::from_str(c.get()).ok());
-    let of = |key: &str| config.as_ref().and_then(|c| c.get(key)).filter(|v| !v.is_null()).cloned();
-    let mut map = Map::new();
-    let mut put = |key: &str, value: Value| drop(map.insert(key.into(), value));
-    put("ociVersion", of("ociVersion").unwrap_or_else(|| json!(crate::spec::VERSION)));
-    put("id", json!(state.id));
-    put("pid", json!(if status == Status::Stopped { 0 } else { state.pid }));
-    put("status", json!(status.to_string()));
-    put("bundle", json!(state.bundle));
-    put("rootfs", json!(state.rootfs));
-    put("created", json!(state.created));
-    if let Some(annotations) = of("annotations") {
-        put("annotations", annotations);
-    }
-    put("owner", json!(owner(state)));
-    Value::Object(map)
+/// runtime-spec's state, with what runc adds to it, in runc's order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Description<'s> {
+    oci_version: Value,
+    pub id: &'s str,
+    pub pid: i32,
+    pub status: String,
+    pub bundle: &'s Path,
+    rootfs: &'s Path,
+    pub created: &'s str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotations: Option<Value>,
+    pub owner: String,
 }
 
-/// The name of the user who created it; runc prints "" for root.
-pub fn owner(state: &State) -> String {
+pub fn describe(state: &State, status: Status) -> Description<'_> {
+    let mut config: Option<Value> = state.config.as_ref().and_then(|c| serde_json::from_str(c.get()).ok());
+    let mut take = |key: &str| config.as_mut().and_then(|c| c.get_mut(key)).map(Value::take).filter(|v| !v.is_null());
+    Description {
+        oci_version: take("ociVersion").unwrap_or_else(|| crate::spec::VERSION.into()),
+        id: &state.id,
+        pid: if status == Status::Stopped { 0 } else { state.pid },
+        status: status.to_string(),
+        bundle: &state.bundle,
+        rootfs: &state.rootfs,
+        created: &state.created,
+        annotations: take("annotations"),
+        owner: owner(state),
+    }
+}
+
+/// The name of the user who created it; runc's `state` has "" for root, its `list` has "root".
+fn owner(state: &State) -> String {
     if state.owner == 0 {
         return String::new();
     }

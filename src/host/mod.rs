@@ -23,6 +23,7 @@ pub struct Process {
     /// Start time in clock ticks since boot, without the reader's time namespace.
     pub start_time: u64,
     state: char,
+    flags: u32,
 }
 
 impl Process {
@@ -30,13 +31,20 @@ impl Process {
     pub fn is_dead(&self) -> bool {
         matches!(self.state, 'Z' | 'X' | 'x')
     }
+
+    /// On its way to be one: its descriptors may be closed already.
+    pub fn is_ending(&self) -> bool {
+        const PF_EXITING: u32 = 4; // include/linux/sched.h; shown by proc_pid_stat(5)
+        self.is_dead() || self.flags & PF_EXITING != 0
+    }
 }
 
 /// The process of this pid, if there is one.
 pub fn process(pid: i32) -> Option<Process> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let stat: procfs_core::process::Stat = procfs_core::FromRead::from_read(text.as_bytes()).ok()?;
-    Some(Process { start_time: stat.starttime.saturating_sub_signed(time_offset_ticks()), state: stat.state })
+    let start_time = stat.starttime.saturating_sub_signed(time_offset_ticks());
+    Some(Process { start_time, state: stat.state, flags: stat.flags })
 }
 
 /// The kernel shifts start times by the boottime offset of the reader's time namespace; one that is in another than the

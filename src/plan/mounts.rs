@@ -229,7 +229,7 @@ fn check_target(target: &Path, fstype: &str) -> Result<()> {
     Ok(())
 }
 
-/// Masked and read-only paths, late read-only mounts, the root's own mount.
+/// Masked and read-only paths, late read-only mounts.
 pub fn restrict(spec: &Spec, steps: &mut Steps) {
     let late = std::mem::take(&mut steps.late);
     for (origin, op) in late {
@@ -237,7 +237,7 @@ pub fn restrict(spec: &Spec, steps: &mut Steps) {
     }
     let Some(linux) = spec.linux() else { return };
     let path = |p: &String| clean(Path::new(p));
-    for (i, p) in linux.readonly_paths().iter().flatten().enumerate() {
+    for (i, p) in linux.readonly_paths().iter().flatten().enumerate().filter(|(_, p)| !is_root(p)) {
         steps.child(Origin::new(format!("linux.readonlyPaths[{i}]"), p.as_str()), Op::ReadonlyPath { path: path(p) });
     }
     let masked = linux.masked_paths().as_deref().unwrap_or_default();
@@ -266,11 +266,19 @@ pub fn restrict(spec: &Spec, steps: &mut Steps) {
     }
 }
 
-/// The root's mount itself, after everything in it is made.
+/// The root's mount itself, after everything in it is made. A read-only path "/" means it, too: a copy that covered it
+/// would be above the root that the container gets.
 pub fn root(spec: &Spec, steps: &mut Steps) {
+    let paths = spec.linux().as_ref().and_then(|l| l.readonly_paths().as_deref()).unwrap_or_default();
     if spec.root().as_ref().is_some_and(|r| r.readonly() == Some(true)) {
         steps.child(Origin::field("root.readonly"), Op::RootReadonly);
+    } else if let Some(i) = paths.iter().position(|p| is_root(p)) {
+        steps.child(Origin::field(format!("linux.readonlyPaths[{i}]")), Op::RootReadonly);
     }
+}
+
+fn is_root(path: &str) -> bool {
+    clean(Path::new(path)) == Path::new("/")
 }
 
 /// Shared and unbindable are set at last: pivot_root(2) refuses a shared root.

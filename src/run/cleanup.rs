@@ -1,12 +1,12 @@
 //! What a failed create has made is unmade, in reverse; and `delete`.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::prepare::Prepared;
 use crate::cgroup;
 use crate::cgroup::systemd::bus;
 use crate::error::{Doing, Error, Result};
-use crate::state::{Container, State};
+use crate::state::{self, Container, State};
 use crate::sys::clone::{self, Child};
 use crate::sys::socket;
 
@@ -27,8 +27,9 @@ pub fn undo(half: Half, error: Error) -> Error {
         let _ = clone::pidfd_send_signal(&child.pidfd, libc::SIGKILL);
         error = error.and(clone::wait(&child.pidfd).map(drop).doing("wait for the container's process"));
     }
-    // Whoever removed the directory has removed the cgroup, too; what is there now is somebody else's.
-    let Ok(_lock) = half.container.lock() else { return error };
+    // Whoever removed the directory has removed the cgroup, too; what is there now is somebody else's. Whatever failed here
+    // has failed because of that.
+    let Ok(_lock) = half.container.lock() else { return state::deleted() };
     if let Some(cgroup) = half.prepared.cgroup {
         let ours = cgroup.is_fresh() || half.prepared.unit.is_some();
         let killed = if ours { cgroup.kill_all() } else { Ok(()) };
@@ -38,6 +39,20 @@ pub fn undo(half: Half, error: Error) -> Error {
         error = error.and(bus::stop(unit));
     }
     error.and(half.container.remove())
+}
+
+/// The lock, for a `delete --force`. Whoever holds it may be a `start` whose process does not answer (it was stopped, or its
+/// cgroup frozen): with the end of the process ends the wait.
+pub fn lock_by_force(container: &Container) -> Result<OwnedFd> {
+    if let Some(lock) = container.try_lock()? {
+        return Ok(lock);
+    }
+    if let Ok(Some(state)) = container.read()
+        && let Ok(Some(init)) = container.init(&state)
+    {
+        let _ = clone::pidfd_send_signal(&init, libc::SIGKILL);
+    }
+    container.lock()
 }
 
 /// Removes a container: its processes, its cgroup, its directory. The caller holds the lock.
@@ -52,8 +67,7 @@ pub fn delete(container: &Container, state: Option<&State>) -> Result<()> {
     if let Some(path) = state.and_then(|s| s.cgroup.as_ref()).map(|c| &c.path)
         && let Some(cgroup) = cgroup::open_existing(path)?
     {
-        cgroup.kill_all()?;
-        cgroup.remove()?;
+        cgroup.kill_and_remove()?;
     }
     if let Some(cgroup) = state.and_then(|s| s.cgroup.as_ref()) {
         super::unit::stop(cgroup)?;

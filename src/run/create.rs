@@ -21,7 +21,7 @@ use crate::host;
 use crate::log::Log;
 use crate::plan::{self, Actor, Op, Options, Plan, Tree};
 use crate::seccomp;
-use crate::state::{CgroupState, Container, START, State, Store, VERSION};
+use crate::state::{self, CgroupState, Container, START, State, Store, VERSION};
 use crate::sys::clone::{self, Child, Exit};
 use crate::sys::page::Page;
 use crate::sys::{process, socket};
@@ -159,7 +159,7 @@ fn finish(
     let socket = waiting.spawn(&mut inherited, half)?;
 
     let pid = half.child.as_ref().map(|c| c.pid).unwrap_or_default();
-    let lock = half.container.lock().map_err(|_| Error::new("the container was deleted while it was created"))?;
+    let lock = half.container.lock().map_err(|_| state::deleted())?;
     state.creating = false;
     state.pid = pid;
     state.start_time = host::process(pid).ok_or_else(|| Error::new("the container's process has died"))?.start_time;
@@ -175,12 +175,13 @@ fn finish(
     tell_caller(request, half)?;
     faults::at("parent", "before-go")?;
     let (page, page_fd) = page.unzip();
-    if let Err(e) = sync::tell(&socket, &ToChild::Go(page_fd)) {
-        // A child that has failed since it was ready has closed its end, and its own words are better.
-        return match if is_gone(e.errno) { sync::listen(socket.as_fd()) } else { Ok(None) } {
-            Ok(Some(FromChild::Failed(report))) => Err(explain(report.error())),
-            _ => Err(e).doing("let the container's process go on"),
-        };
+    match sync::tell(&socket, &ToChild::Go(page_fd)) {
+        // It has failed since it was ready, and its own words are better; or it was killed.
+        Err(e) if is_gone(e.errno) => match sync::listen(socket.as_fd()) {
+            Ok(Some(FromChild::Failed(report))) => return Err(explain(report.error())),
+            _ => return Err(Error::new("the container's process was killed while the container was created")),
+        },
+        told => told.doing("let the container's process go on")?,
     }
     faults::at("parent", "after-go")?;
     last_words(&socket, page.as_ref())
@@ -374,7 +375,7 @@ impl Waiting<'_, '_> {
     /// The child is gone without a word.
     fn died(&self, half: &Half) -> Error {
         if half.container.is_removed().unwrap_or(false) {
-            return Error::new("the container was deleted while it was created");
+            return state::deleted();
         }
         let killed = Error::new("the container's process was killed before it was ready");
         match half.prepared.cgroup.as_ref().and_then(|c| c.oom_peak()) {

@@ -6,31 +6,31 @@ use super::explain;
 use super::sync::{self, FromChild, Report, ToChild};
 use crate::error::{Doing, Error, Result};
 use crate::faults;
-use crate::state::{Action, Container, START, State, Status, remove_start};
+use crate::state::{Action, Container, START, Status, remove_start};
 use crate::sys::page::Page;
 use crate::sys::socket;
 
-/// Starts a created container.
+/// Starts a created container. The lock is held until the process has answered: nobody else may start or delete it, so if it
+/// does not answer it has ended.
 ///
 /// # Errors
 /// It is in another state; or why execve failed, after which the container is stopped.
-pub fn start(container: &Container, state: &State) -> Result<()> {
-    let status = container.status(state)?;
-    status.allows(Action::Start)?;
-    let already = || Status::Running.allows(Action::Start).err().unwrap_or_else(|| Error::new("already started"));
-    let Some(init) = container.init(state)? else { return Err(stopped()) };
-    let peer = socket::connect(container.dir.as_fd(), START).map_err(|_| already())?;
+pub fn start(container: &Container) -> Result<()> {
+    let mut lock = Some(container.lock()?);
+    let state = container.load()?;
+    container.status(&state)?.allows(Action::Start)?;
+    let Some(init) = container.init(&state)? else { return Err(stopped()) };
+    let peer = socket::connect(container.dir.as_fd(), START).map_err(|_| stopped())?;
     let (page, fd) = Page::new().doing("make the page for errors")?;
     faults::at("starter", "before-go")?;
     if sync::tell(&peer, &ToChild::Go(Some(fd))).is_err() {
         return Err(match sync::listen(peer.as_fd()) {
             Ok(Some(FromChild::Failed(report))) => explain(report.error()),
-            _ => already(),
+            _ => stopped(),
         });
     }
     faults::at("starter", "after-go")?;
-    // The answer, and then the end of file. Another start may have been faster, and its execve resets us.
-    let mut answered = false;
+    // The answer, and then the end of file.
     loop {
         let [spoke, ended] =
             socket::wait_any([peer.as_fd(), init.as_fd()], None).doing("wait for the container's process")?;
@@ -40,17 +40,17 @@ pub fn start(container: &Container, state: &State) -> Result<()> {
         match sync::listen(peer.as_fd()) {
             Ok(Some(FromChild::Ready)) => {
                 faults::at("starter", "after-answer")?;
-                answered = true;
+                lock = None;
             }
             Ok(Some(FromChild::Failed(report))) => return Err(explain(report.error())),
             Ok(None) => break,
-            Err(_) => return Err(already()),
+            Err(_) => return Err(stopped()),
         }
     }
     faults::at("starter", "after-end")?;
     match Report::from_bytes(&page.read()) {
         Some(report) => Err(explain(report.error())),
-        None if !answered => Err(stopped()), // it was killed before it could go on
+        None if lock.is_some() => Err(stopped()), // it was killed before it could answer
         None => {
             remove_start(&container.dir);
             Ok(())

@@ -37,6 +37,7 @@ const STRICT: &[fn(&Spec) -> Result<()>] = &[
     env,
     rlimits,
     oom_score_adj,
+    ids,
     capabilities,
     namespaces,
     names,
@@ -132,6 +133,25 @@ fn oom_score_adj(spec: &Spec) -> Result<()> {
             Err(bad("process.oomScoreAdj", format!("{score} is not within -1000..1000")))
         }
         _ => Ok(()),
+    }
+}
+
+/// All ones is no id: setresuid(2) and chown(2) take it for "as it was", which would be root.
+fn ids(spec: &Spec) -> Result<()> {
+    let mut ids = Vec::new();
+    if let Some(user) = spec.process().as_ref().map(Process::user) {
+        ids.extend([("process.user.uid".to_owned(), user.uid()), ("process.user.gid".to_owned(), user.gid())]);
+        let groups = user.additional_gids().iter().flatten().enumerate();
+        ids.extend(groups.map(|(i, gid)| (format!("process.user.additionalGids[{i}]"), *gid)));
+    }
+    let devices = spec.linux().as_ref().and_then(|l| l.devices().as_deref()).unwrap_or_default();
+    for (i, device) in devices.iter().enumerate() {
+        ids.extend(device.uid().map(|uid| (format!("linux.devices[{i}].uid"), uid)));
+        ids.extend(device.gid().map(|gid| (format!("linux.devices[{i}].gid"), gid)));
+    }
+    match ids.into_iter().find(|(_, id)| *id == u32::MAX) {
+        Some((field, id)) => Err(bad(field, format!("{id} is no id"))),
+        None => Ok(()),
     }
 }
 

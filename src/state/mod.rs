@@ -4,4 +4,4 @@ mod status;
 mod store;
 
 pub use status::{Action, Status};
-pub use store::{CgroupState, Container, START, State, Store, VERSION, check_id, remove_start};
+pub use store::{CgroupState, Container, START, State, Store, VERSION, check_id, deleted, remove_start};

@@ -110,6 +110,11 @@ pub fn check_id(id: &str) -> Result<()> {
     Ok(())
 }
 
+/// `delete --force` was faster than a `create`.
+pub fn deleted() -> Error {
+    Error::new("the container was deleted while it was created")
+}
+
 fn missing() -> Error {
     Error::new("container does not exist")
 }
@@ -144,7 +149,7 @@ impl Store {
             }
             r => r.doing("make the container's state directory").map_err(|e| e.field("--root"))?,
         }
-        self.open(id)
+        self.open(id).map_err(|_| deleted())
     }
 
     /// The container's directory.
@@ -183,6 +188,18 @@ impl Container {
     /// # Errors
     /// "container does not exist" if it was removed meanwhile.
     pub fn lock(&self) -> Result<OwnedFd> {
+        self.flock(FlockOperation::LockExclusive)?.ok_or_else(|| Error::new("the container's state is locked"))
+    }
+
+    /// The lock, or `None` if somebody else holds it.
+    ///
+    /// # Errors
+    /// As for [`Container::lock`].
+    pub fn try_lock(&self) -> Result<Option<OwnedFd>> {
+        self.flock(FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn flock(&self, how: FlockOperation) -> Result<Option<OwnedFd>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.dir, ".", flags, Mode::empty()).call("openat", || format!("{:?}", self.path));
         let fd = match fd {
@@ -190,12 +207,13 @@ impl Container {
             r => r.doing("open the container's state directory")?,
         };
         loop {
-            match rustix::fs::flock(&fd, FlockOperation::LockExclusive) {
+            match rustix::fs::flock(&fd, how) {
                 Err(rustix::io::Errno::INTR) => continue,
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
                 r => break r.call("flock", || format!("{:?}", self.path)).doing("lock the container's state")?,
             }
         }
-        if self.is_removed()? { Err(missing()) } else { Ok(fd) }
+        if self.is_removed()? { Err(missing()) } else { Ok(Some(fd)) }
     }
 
     /// Whether somebody has removed the directory: then nothing here is ours any more, not even the cgroup.
@@ -312,7 +330,13 @@ impl Container {
         // Who waits for start listens. Connecting and leaving without a word does nothing.
         match socket::connect(self.dir.as_fd(), START) {
             Ok(_) => Ok(Status::Created),
-            Err(_) => Ok(Status::Running),
+            // It may have been killed since the first look, and never have run: the socket is closed on the way out, and the
+            // file is removed after that.
+            Err(e) => {
+                let ending = || host::process(state.pid).is_none_or(|p| p.is_ending());
+                let ended = self.init(state)?.is_none() || (e.errno == Errno::ECONNREFUSED && ending());
+                Ok(if ended { Status::Stopped } else { Status::Running })
+            }
         }
     }
 

@@ -93,7 +93,9 @@ pub fn set_ambient(caps: u64) -> Result<()> {
 /// setgroups(2).
 pub fn set_groups(groups: &[u32]) -> Result<()> {
     let gids: Vec<Gid> = groups.iter().map(|g| Gid::from_raw(*g)).collect();
-    rustix::thread::set_thread_groups(&gids).call("setgroups", || format!("{groups:?}"))
+    // There may be tens of thousands.
+    let some = |n: usize| format!("{}, {:?}…", groups.len(), &groups[..n]);
+    rustix::thread::set_thread_groups(&gids).call("setgroups", || some(groups.len().min(8)))
 }
 
 /// setresgid(2) and setresuid(2) to one id each.

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
-use rustix::thread::{CpuSet, UnshareFlags, sched_getaffinity, sched_setaffinity};
+use rustix::thread::UnshareFlags;
 use serde_json::{Value, json};
 
 use crate::bed::{self, Bed, cgroup_of, trees};
@@ -23,9 +23,9 @@ type Way = fn(&Arena, &str) -> Result<(), String>;
 
 /// The ways to come to a running process. What brings another one (exec, update, restore) adds its line.
 pub const WAYS: [(&str, Way); 2] = [
-    ("run", |arena, tree| arena.command("run", &["--detach", "--pid-file", "pid", tree])),
+    ("run", |arena, tree| arena.creates("run", &["--detach", "--pid-file", "pid", tree])),
     ("create", |arena, tree| {
-        arena.command("create", &["--pid-file", "pid", tree])?;
+        arena.creates("create", &["--pid-file", "pid", tree])?;
         arena.waits_cleanly();
         arena.command("start", &[])
     }),
@@ -95,7 +95,8 @@ impl Arena {
     pub fn new(name: &str) -> Arena {
         thread_local!(static HOST: Cell<bool> = const { Cell::new(false) });
         if !HOST.replace(true) {
-            become_a_host();
+            take_the_hosts_mounts();
+            make_the_antechamber();
         }
         let mut bed = Bed::new(&format!("hostile-{name}"));
         for applet in ["find", "kill", "dd", "ln", "wc", "rm", "chmod"] {
@@ -141,6 +142,14 @@ impl Arena {
         self
     }
 
+    /// Removes from the rootfs all but its programs.
+    pub fn empty_rootfs(&self) {
+        for entry in fs::read_dir(self.rootfs()).unwrap().flatten().filter(|e| e.file_name() != "bin") {
+            let path = entry.path();
+            if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+        }
+    }
+
     /// Another copy of the runtime.
     pub fn with_tare(&mut self, tare: &Path) {
         self.tare = tare.to_owned();
@@ -176,9 +185,6 @@ impl Arena {
         if refused.is_none() {
             self.wait_for_end(way);
             self.holds_stdio_only(&label);
-        } else {
-            // A refusal has cleaned up before anybody asks.
-            self.nothing_is_left(&label);
         }
         let outcome = Outcome { label, refused, stdout: self.said(way, "out"), stderr: self.said(way, "err") };
         let label = &outcome.label;
@@ -193,6 +199,15 @@ impl Arena {
     fn said(&self, command: &str, what: &str) -> String {
         let text = fs::read(self.bed.dir.join(format!("{command}.{what}"))).unwrap_or_default();
         String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// A command that makes the container. A refusal has cleaned up before anybody asks.
+    pub fn creates(&self, name: &str, options: &[&str]) -> Result<(), String> {
+        let made = self.command(name, options);
+        if made.is_err() {
+            self.nothing_is_left(&format!("{name} {options:?}"));
+        }
+        made
     }
 
     /// One command of the runtime's, with an end.
@@ -273,13 +288,7 @@ impl std::fmt::Display for Outcome {
 /// Gives this thread, and so its test, the host's mounts as its own: nobody else changes them meanwhile. All of them are
 /// shared, as systemd has them, so that whatever a container's namespace lets out is seen. What others mounted for
 /// themselves is left out: it goes when they remove the directory.
-fn become_a_host() {
-    // Linux 6.18 numbers namespaces by CPU, and binds the file of one with a greater number than our own only (EINVAL
-    // else): the antechamber's is greater if it is made by the same CPU.
-    let cpus = sched_getaffinity(None).unwrap();
-    let mut one = CpuSet::new();
-    one.set((0..CpuSet::MAX_CPU).find(|cpu| cpus.is_set(*cpu)).unwrap());
-    sched_setaffinity(None, &one).unwrap();
+pub fn take_the_hosts_mounts() {
     // Deprecated since it is unsound for UnshareFlags::FILES, and for that alone.
     #[expect(deprecated)]
     rustix::thread::unshare(UnshareFlags::NEWNS).unwrap();
@@ -292,12 +301,14 @@ fn become_a_host() {
         }
     }
     rustix::mount::mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC).unwrap();
-    // The antechamber is made by the first who needs it, and stays: not a change of any test's here.
+}
+
+/// The antechamber is made by the first who needs it, and stays: not a change of any test's here.
+fn make_the_antechamber() {
     let mut bed = Bed::new(&format!("hostile-warm-{}", rustix::thread::gettid().as_raw_nonzero()));
     bed.shell("true");
     let out = bed.tare(&["run", "--mount-namespace=antechamber", &bed.id()]);
     assert!(out.status.success(), "{out:?}");
-    sched_setaffinity(None, &cpus).unwrap();
 }
 
 fn descriptors(pid: &str) -> Vec<String> {

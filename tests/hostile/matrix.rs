@@ -8,7 +8,7 @@ use rustix::fs::{CWD, FileType, Mode};
 use serde_json::json;
 
 use crate::bed::trees;
-use crate::canary::{HOME, SECRET};
+use crate::canary::{self, HOME, SECRET};
 use crate::harness::{Arena, WAYS};
 
 /// Where the runtime goes; whether a file is expected there.
@@ -140,8 +140,9 @@ fn matrix(tree: &str) {
     let mut cells = 0;
     for (way, start) in WAYS {
         for (place, is_file) in PLACES {
+            let mut arena = arena(&format!("{}-{way}-{tree}", place.replace('/', "-")), place);
             for kind in KINDS {
-                let mut arena = arena(&format!("{}-{kind:?}-{way}-{tree}", place.replace('/', "-")), place);
+                arena.empty_rootfs();
                 plant(&arena, place, is_file, kind);
                 arena.arm();
                 let outcome = arena.live(tree, way, start);
@@ -149,7 +150,7 @@ fn matrix(tree: &str) {
                     Some(field) => outcome.refused_with(&format!("tare: {field}")),
                     None => {
                         let home = if (place, kind) == ("etc/passwd", HardLink) { HOME } else { "/" };
-                        assert_eq!(outcome.ran(), format!("home={home}"), "{outcome}");
+                        assert_eq!(outcome.ran(), format!("home={home}"), "{place}, {kind:?}: {outcome}");
                     }
                 }
                 cells += 1;
@@ -181,9 +182,12 @@ fn replaced_places_in_a_namespace_of_the_rootfs() {
 /// and is seen.
 #[test]
 fn the_canary_notices_who_follows_the_links() {
+    let mut arena = arena("naive", "none");
     for (place, is_file) in PLACES {
         for kind in [AbsoluteLink, ParentLink, DanglingLink, HardLink] {
-            let mut arena = Arena::new(&format!("naive-{}-{kind:?}", place.replace('/', "-")));
+            arena.empty_rootfs();
+            fs::remove_dir_all(arena.canary()).unwrap();
+            canary::make(&arena.canary());
             let at = plant(&arena, place, is_file, kind);
             arena.arm();
             assert!(arena.canary_is_untouched());
@@ -192,8 +196,9 @@ fn the_canary_notices_who_follows_the_links() {
             assert!(!arena.canary_is_untouched(), "{place} {kind:?}");
         }
     }
+    arena.empty_rootfs();
+    arena.arm();
     // And who gets to see it, is seen by the script.
-    let mut arena = arena("naive-sees", "none");
     let canary = arena.canary();
     arena.bind(canary, "/data");
     arena.everywhere(|outcome| assert_eq!(outcome.ran(), format!("home=/\n/data/dir/{SECRET}")));

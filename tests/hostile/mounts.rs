@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use serde_json::json;
 
-use crate::harness::Arena;
+use crate::harness::{Arena, WAYS};
 
 /// CVE-2019-16884, CVE-2019-19921, CVE-2023-27561, CVE-2023-28642, CVE-2025-52881: whoever writes labels and sysctls
 /// relies on what is in /proc. Refused with runc's words.
@@ -233,4 +233,54 @@ fn copy_up_of_a_deep_tree() {
         Some(said) => assert!(said.starts_with("tare: mounts[7] (/run): copy what the image has there: "), "{said}"),
         None => assert_eq!(outcome.ran(), "d"),
     });
+}
+
+/// Options that only mount(2) can take go to the same place: the target is a descriptor by then, too.
+#[test]
+fn an_overlay_with_long_options_behind_a_link() {
+    let mut arena = Arena::new("overlay");
+    let dir = arena.bed.dir.clone();
+    let lower: Vec<_> = (0..8).map(|i| dir.join(format!("{}{i}", "lower".repeat(8)))).collect();
+    for lower in &lower {
+        fs::create_dir(lower).unwrap();
+    }
+    fs::write(lower[0].join("mark"), "mark").unwrap();
+    for (name, target) in [("out", arena.canary().join("dir")), ("up", "/../../canary".into())] {
+        symlink(target, arena.rootfs().join(name)).unwrap();
+    }
+    let lowerdir: Vec<_> = lower.iter().map(|l| l.display().to_string()).collect();
+    let options = json!([format!("lowerdir={}", lowerdir.join(":"))]);
+    for target in ["/out", "/up", "/up/sub"] {
+        let config = arena.bed.config.clone();
+        arena.mount(json!({"destination": target, "type": "overlay", "source": "overlay", "options": options}));
+        arena.script(&format!("cat {target}/mark"));
+        // The antechamber has none of the host's paths.
+        for (way, start) in WAYS {
+            assert_eq!(arena.live("clone", way, start).ran(), "mark", "{target}");
+        }
+        arena.bed.config = config;
+    }
+}
+
+/// A mount on a link itself, and a link that is copied: neither is followed out of the rootfs.
+#[test]
+fn mounts_on_links_and_copies_of_links() {
+    let mut arena = Arena::new("nofollow");
+    let out = arena.canary().join("dir");
+    let dir = arena.bed.dir.clone();
+    fs::create_dir(dir.join("volume")).unwrap();
+    fs::write(dir.join("volume/mark"), "mark").unwrap();
+    symlink(&out, arena.rootfs().join("link")).unwrap();
+    symlink("/../../canary", arena.rootfs().join("up")).unwrap();
+    symlink(out.join("link"), dir.join("source-link")).unwrap();
+    let mut mount = |source: &str, target: &str, options: &[&str]| {
+        arena.mount(json!({"destination": target, "type": "bind", "source": source, "options": options}));
+    };
+    mount("volume/mark", "/link", &["bind", "dest-nofollow"]);
+    mount("volume", "/up/nofollow", &["bind", "dest-nofollow"]);
+    mount("source-link", "/up/copied", &["bind", "copy-symlink"]);
+    mount("source-link", "/itself", &["bind", "src-nofollow", "dest-nofollow"]);
+    arena.script("cat /canary/nofollow/mark; echo; readlink /canary/copied; cat /canary/copied");
+    let want = format!("mark\n{}", out.join("link").display());
+    arena.everywhere(|outcome| assert_eq!(outcome.ran(), want));
 }

@@ -7,7 +7,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use crate::bed;
 use crate::harness::Arena;
@@ -58,10 +57,6 @@ void _start(void) {
 }
 "#;
 
-fn hash(path: &Path) -> Vec<u8> {
-    Sha256::digest(fs::read(path).unwrap()).to_vec()
-}
-
 /// The program that the kernel loads first for this executable (PT_INTERP), none if it is static.
 fn loader_of(path: &Path) -> Option<String> {
     let out = Command::new("readelf").arg("-l").arg(path).output().expect("this test needs readelf");
@@ -79,7 +74,7 @@ fn the_runtimes_executable_cannot_be_written() {
     fs::create_dir(&own).unwrap();
     let tare = own.join("tare");
     fs::copy(bed::tare(), &tare).unwrap();
-    let before = hash(&tare);
+    let before = fs::read(&tare).unwrap();
     let source = arena.bed.dir.join("loader.c");
     fs::write(&source, LOADER).unwrap();
     let loader = arena.bed.dir.join("loader");
@@ -105,7 +100,7 @@ fn the_runtimes_executable_cannot_be_written() {
         // The control: an executable of the image is written in just this way.
         arena.bed.config["process"]["args"] = json!(["/victim"]);
         arena.everywhere(|outcome| assert_eq!(outcome.ran(), "loaded\nwritten"));
-        assert_ne!(hash(&victim), before);
+        assert!(fs::read(&victim).unwrap() != before, "the control has changed nothing");
     }
     arena.with_tare(&tare);
     fs::write(arena.rootfs().join("script"), "#!/proc/self/exe\n").unwrap();
@@ -120,7 +115,7 @@ fn the_runtimes_executable_cannot_be_written() {
                 assert!(outcome.refused.is_none(), "{outcome}");
             }
         });
-        assert_eq!(hash(&tare), before, "the runtime's executable has changed");
+        assert!(fs::read(&tare).unwrap() == before, "the runtime's executable has changed");
     }
 }
 
@@ -362,4 +357,40 @@ fn a_dev_null_that_is_none() {
     node(FileType::CharacterDevice, 1, 3);
     arena.everywhere(|outcome| assert_eq!(outcome.ran(), "/dev/null"));
     assert_eq!(fs::metadata(&null).unwrap().uid(), 0);
+}
+
+/// What an image can have in the place of the program. It never waits for one.
+#[test]
+fn entrypoints_that_are_none() {
+    let mut arena = Arena::new("entrypoint");
+    let at = arena.rootfs().join("entry");
+    let executable = |text: &str| {
+        fs::write(&at, text).unwrap();
+        fs::set_permissions(&at, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    let canary = arena.canary();
+    let table: [(&str, &dyn Fn()); 10] = [
+        ("permission denied", &|| {
+            let mode = rustix::fs::Mode::from_raw_mode(0o755);
+            rustix::fs::mknodat(rustix::fs::CWD, &at, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        }),
+        ("is a directory", &|| fs::create_dir(&at).unwrap()),
+        ("permission denied", &|| fs::write(&at, "#!/bin/sh").unwrap()),
+        ("exec format error", &|| executable("")),
+        ("exec format error", &|| executable("\x7fELF and nothing more")),
+        ("no such file or directory", &|| executable("#!/no/such/interpreter")),
+        ("too many", &|| executable("#!/entry")),
+        ("too many", &|| symlink("entry", &at).unwrap()),
+        ("no such file or directory", &|| symlink(canary.join("dir/link"), &at).unwrap()),
+        ("no such file or directory", &|| symlink(format!("{}/bin/busybox", "../".repeat(20) + "no"), &at).unwrap()),
+    ];
+    arena.bed.config["process"]["args"] = json!(["/entry"]);
+    for (words, plant) in table {
+        plant();
+        arena.everywhere(|outcome| outcome.refused_with(words));
+        let _ = fs::remove_file(&at).or_else(|_| fs::remove_dir(&at));
+    }
+    // The control.
+    executable("#!/bin/sh\necho entered; echo END; exec sleep 1000\n");
+    arena.everywhere(|outcome| assert_eq!(outcome.ran(), "entered"));
 }

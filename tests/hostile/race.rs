@@ -158,6 +158,7 @@ fn starts(arena: &mut Arena, count: usize, pairs: &[(PathBuf, PathBuf)]) -> Vec<
         }
     }
     let swaps = swapper.stop();
+    println!("{}: {count} starts, {} ran, {swaps} exchanges", arena.bed.id(), ran.len());
     assert!(swaps > count as u64 * 10, "{swaps} exchanges in {count} starts are no race");
     ran
 }
@@ -255,4 +256,33 @@ fn a_rootfs_and_a_source_that_are_exchanged() {
     let all = ["oneone\na", "oneone\nb", "otherother\na", "otherother\nb"];
     assert!(ran.iter().all(|out| all.contains(&out.as_str())), "{ran:?}");
     assert!(ran.iter().any(|out| out.starts_with("one")) && ran.iter().any(|out| out.starts_with("other")), "{ran:?}");
+}
+
+/// What is copied into a tmpfs is copied while somebody writes to it; and HOME is read from the same image.
+#[test]
+fn files_that_become_links_and_fifos_while_they_are_read() {
+    let mut arena = Arena::new("race-copy");
+    let rootfs = arena.rootfs();
+    let mut pairs = Vec::new();
+    for dir in ["run", "etc"] {
+        fs::create_dir(rootfs.join(dir)).unwrap();
+    }
+    for (i, at) in ["run/a", "run/b", "run/c", "etc/passwd"].into_iter().enumerate() {
+        pairs.extend(rivals(&rootfs.join(at), &arena.canary().join("file"), true));
+        let fifo = rootfs.join(format!("{at}.fifo"));
+        let mode = rustix::fs::Mode::from_raw_mode(0o666);
+        rustix::fs::mknodat(CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        pairs.push((rootfs.join(at), fifo));
+        fs::write(rootfs.join(format!("run/ordinary{i}")), "image's\n").unwrap();
+    }
+    fs::create_dir(rootfs.join("run/d")).unwrap();
+    fs::write(rootfs.join("run/d/in"), "image's\n").unwrap();
+    symlink(arena.canary().join("dir"), rootfs.join("run/d.link")).unwrap();
+    pairs.push((rootfs.join("run/d"), rootfs.join("run/d.link")));
+    arena.mount(json!({"destination": "/run", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}));
+    arena.script("echo $HOME; find /run -type f -exec cat {} +");
+    let ran = starts(&mut arena, 60, &pairs);
+    assert!(!ran.is_empty(), "not one ran");
+    let ours = |out: &String| out.strip_prefix("/\n").is_some_and(|rest| rest.lines().all(|l| l == "image's"));
+    assert!(ran.iter().all(ours), "{ran:?}");
 }

@@ -83,28 +83,35 @@ struct Bus {
 impl Bus {
     /// To the system's bus, or where there is none directly to systemd; to a user's bus.
     async fn connect(manager: Manager) -> std::result::Result<Bus, (String, zbus::Error)> {
-        let addresses: Vec<(String, bool)> = match manager {
-            Manager::System => {
-                let bus = std::env::var("DBUS_SYSTEM_BUS_ADDRESS").ok().filter(|a| !a.is_empty());
-                vec![
-                    (bus.unwrap_or_else(|| "unix:path=/run/dbus/system_bus_socket".into()), true),
-                    ("unix:path=/run/systemd/private".into(), false),
-                ]
-            }
+        let asked = |name| std::env::var(name).ok().filter(|address| !address.is_empty());
+        let (asked, bus, direct) = match manager {
+            Manager::System => (
+                asked("DBUS_SYSTEM_BUS_ADDRESS"),
+                "unix:path=/run/dbus/system_bus_socket".to_owned(),
+                "unix:path=/run/systemd/private".to_owned(),
+            ),
             Manager::User(uid) => {
-                let bus = std::env::var("DBUS_SESSION_BUS_ADDRESS").ok().filter(|a| !a.is_empty());
-                let dir = std::env::var("XDG_RUNTIME_DIR").ok().filter(|d| !d.is_empty());
-                let dir = dir.unwrap_or_else(|| format!("/run/user/{uid}"));
-                vec![
-                    (bus.unwrap_or_else(|| format!("unix:path={dir}/bus")), true),
-                    (format!("unix:path={dir}/systemd/private"), false),
-                ]
+                let dir = asked("XDG_RUNTIME_DIR").unwrap_or_else(|| format!("/run/user/{uid}"));
+                (
+                    asked("DBUS_SESSION_BUS_ADDRESS"),
+                    format!("unix:path={dir}/bus"),
+                    format!("unix:path={dir}/systemd/private"),
+                )
             }
+        };
+        let addresses = match asked {
+            Some(address) => vec![(address, true)],
+            None => vec![(bus, true), (direct, false)],
         };
         let mut first = None;
         for (address, is_bus) in addresses {
             let builder = Builder::address(address.as_str()).method_timeout(PATIENCE);
             let builder = if is_bus { builder } else { builder.p2p() };
+            // In a user namespace we have another number than the bus sees.
+            let builder = match manager {
+                Manager::User(uid) => builder.user_id(uid),
+                Manager::System => builder,
+            };
             match builder.build().await {
                 Ok(connection) => {
                     let messages = MessageStream::from(&connection);
