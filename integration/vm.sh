@@ -71,7 +71,7 @@ vm() {
 	tail -s 0.2 -q -n +1 -f --pid=$pid "$folder/stdout" &
 	local out=$!
 	tail -s 0.2 -q -n +1 -f --pid=$pid "$folder/stderr" >&2 &
-	wait $pid && status=0 || status=$?
+	{ wait $pid && status=0 || status=$?; } 2>/dev/null # not told by bash that it was killed
 	pid=''
 	wait $out $! || true
 	[ ! -s "$folder/status" ] || exit "$(cat "$folder/status")"

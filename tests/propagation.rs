@@ -5,7 +5,7 @@
 
 mod bed;
 
-use bed::{Bed, TREES, mounted, mounts};
+use bed::{Bed, mounted, mounts, trees};
 use serde_json::json;
 
 /// Where something was mounted afterwards: `in` by the host, `out` by the container, `sub` below a mount that was there.
@@ -92,7 +92,7 @@ fn of_bind_mounts() {
         let mount = bed.config["mounts"].as_array_mut().unwrap().last_mut().unwrap();
         mount["source"] = json!(kind);
         mount["options"] = json!([&["rbind"], *words].concat());
-        for tree in TREES {
+        for tree in trees() {
             let found = seen(&bed, tree, kind, "/data");
             if found != *want {
                 wrong.push(format!("{tree}: {kind} source, rootfs {root:?}, {words:?}: {found:?} and not {want:?}"));
@@ -127,7 +127,7 @@ fn of_the_rootfs() {
         if !word.is_empty() {
             bed.config["linux"]["rootfsPropagation"] = json!(word);
         }
-        for tree in TREES {
+        for tree in trees() {
             let found = seen(&bed, tree, "image", "/");
             let pid = bed.detached(&[&format!("--mount-namespace={tree}")]);
             let root = mounted(&bed.on_host(&format!("cat /proc/{pid}/mountinfo")), "/");

@@ -14,13 +14,11 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-pub const TREES: [&str; 2] = ["antechamber", "clone"];
-
 /// The ways to make the mount namespace that this kernel has.
 pub fn trees() -> Vec<&'static str> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let major: u32 = release.split('.').next().unwrap().parse().unwrap();
-    TREES.into_iter().chain((major >= 7).then_some("open-tree")).collect()
+    ["antechamber", "clone"].into_iter().chain((major >= 7).then_some("open-tree")).collect()
 }
 
 /// A bundle and the state directory for its containers; all of it goes with the value.
