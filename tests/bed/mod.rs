@@ -167,7 +167,9 @@ impl Bed {
     /// The host's mounts; compared before and after.
     pub fn host_mounts(&self) -> String {
         let pid = self.host.as_ref().map_or("self".into(), |host| host.id().to_string());
-        fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap()
+        let all = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
+        // The antechamber is made by the first who needs it in this namespace, and stays.
+        all.lines().filter(|line| !line.contains("/run/tare/@tare/antechamber")).collect::<Vec<_>>().join("\n")
     }
 
     /// Runs the container in the background and returns the id of its process.
