@@ -147,7 +147,7 @@ pub struct Create {
     /// Socket to send the process's pidfd to
     #[arg(long, value_name = "SOCKET")]
     pub pidfd_socket: Option<PathBuf>,
-    /// Socket to send a terminal to (not supported yet)
+    /// Socket to send the master of a terminal to
     #[arg(long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
     /// Number of descriptors above stderr to pass on
@@ -179,7 +179,7 @@ pub struct Exec {
     /// File with the process in the form of config.json's
     #[arg(long, short, value_name = "FILE")]
     pub process: Option<PathBuf>,
-    /// Give it a terminal (not supported yet)
+    /// Give it a terminal
     #[arg(long, short)]
     pub tty: bool,
     /// Do not wait for its end
@@ -215,7 +215,7 @@ pub struct Exec {
     /// Socket to send the process's pidfd to
     #[arg(long, value_name = "SOCKET")]
     pub pidfd_socket: Option<PathBuf>,
-    /// Socket to send a terminal to (not supported yet)
+    /// Socket to send the master of a terminal to
     #[arg(long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
     /// Number of descriptors above stderr to pass on

@@ -1,6 +1,7 @@
 //! The child, between clone3(2) and execve(2): works off its steps of the plan. It has a copy of the parent's memory and
 //! descriptors; it ends in execve or exit_group, never unwinds, prints nothing and reports through its socket.
 
+mod console;
 mod copy_up;
 mod devices;
 mod finish;
@@ -49,6 +50,8 @@ pub struct Inherited<'p> {
     pub nofile: Option<(u64, u64)>,
     /// Who may start the container.
     pub owner: u32,
+    /// Where the master of a terminal goes.
+    pub console: Option<OwnedFd>,
     /// `exec`: the container that is joined.
     pub join: Option<Join>,
 }
@@ -223,6 +226,7 @@ impl Child<'_> {
                 self.device(path, *kind, (*major, *minor), *mode, (*uid, *gid))
             }
             Op::Link { path, target, replace } => self.link(path, target, *replace),
+            Op::Console { size, bind } => self.console(*size, *bind),
             Op::ReopenDevNull => self.reopen_dev_null(),
 
             Op::Sysctl { path, value } => self.sysctl(path, value),

@@ -10,7 +10,7 @@ use crate::error::{Doing, Error, Result};
 use crate::log::Log;
 use crate::plan::Options;
 use crate::run::exec::{Request, exec as execute};
-use crate::run::foreground;
+use crate::run::{console, foreground};
 use crate::spec;
 use crate::state::{Action, Status, Store};
 use crate::sys::Call;
@@ -22,9 +22,6 @@ const LONGEST: u64 = 16 << 20;
 pub fn exec(args: &Exec, store: &Store, log: &mut Log) -> Result<i32> {
     let signals = foreground::take_signals()?;
     let (id, command) = args.args.split_first().ok_or_else(|| Error::new("missing").field("ID"))?;
-    if args.tty || args.console_socket.is_some() {
-        return Err(Error::new("not supported yet").field("--tty"));
-    }
     let container = store.open(id)?;
     let state = container.load()?;
     match container.status(&state)? {
@@ -45,7 +42,9 @@ pub fn exec(args: &Exec, store: &Store, log: &mut Log) -> Result<i32> {
     let mut options = Options { id: id.clone(), bundle: state.bundle.clone(), run: true, ..Options::default() };
     options.preserve_fds = args.preserve_fds;
     socket_activation(&mut options);
+    let terminal = spec.process().as_ref().is_some_and(|p| p.terminal() == Some(true));
     let request = Request {
+        console: console::prepare(terminal, args.console_socket.as_deref(), args.detach)?,
         container,
         state: &state,
         options,
@@ -56,12 +55,15 @@ pub fn exec(args: &Exec, store: &Store, log: &mut Log) -> Result<i32> {
         ignore_paused: args.ignore_paused,
         signals: &signals,
     };
-    let child = execute(request, log)?;
+    let (child, master) = execute(request, log)?;
     if args.detach {
         return Ok(0);
     }
     log.succeed();
-    foreground::wait(&child, &signals)
+    match &master {
+        Some(master) => console::relay(master, &child, &signals),
+        None => foreground::wait(&child, &signals),
+    }
 }
 
 fn read(path: &Path) -> Result<Value> {

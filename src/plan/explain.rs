@@ -146,6 +146,10 @@ impl Op {
             }
             Op::Pivot { how: Pivot::MoveRoot } => ("move_mount(rootfs → \"/\"), chroot(\".\")".into(), "--no-pivot"),
             Op::Pivot { how: Pivot::Chroot } => ("chroot(\".\")".into(), "there is no mount namespace to pivot in"),
+            Op::Console { .. } => (
+                "open(\"/dev/ptmx\"), ioctl(TIOCGPTPEER, TIOCSCTTY), dup2()".into(),
+                "a terminal of the container's own devpts; its master goes to who asked for it",
+            ),
             Op::ReopenDevNull => ("open(\"/dev/null\"), dup2()".into(), "no descriptor of the host's /dev stays"),
             Op::Keyring { name } => {
                 (format!("keyctl(JOIN_SESSION_KEYRING, {name:?})"), "the caller's keys are not the container's")

@@ -212,6 +212,8 @@ pub enum Op {
     RootPropagation { flag: u64, recursive: bool },
     /// Leaves the old root.
     Pivot { how: Pivot },
+    /// Makes a terminal: its slave becomes stdio (and /dev/console), its master goes to who asked for it.
+    Console { size: Option<(u16, u16)>, bind: bool },
     /// Opens the container's /dev/null instead of the host's on stdio.
     ReopenDevNull,
     /// A session keyring of its own.
@@ -306,6 +308,7 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options, log: &mut Vec<String>
     mounts::plan(spec, facts, tree, base, &mut steps)?;
     let (cgroup, unit) = resources::plan(spec, facts, options, &mut steps, log)?;
     devices::plan(spec, facts, &mut steps)?;
+    process::console(spec, tree != Tree::Host, &mut steps);
     process::seccomp(spec, &mut steps);
     mounts::restrict(spec, &mut steps);
     let how = match (tree, options.no_pivot) {

@@ -65,7 +65,17 @@ pub fn plan(
 /// A further process of a container.
 pub fn exec(spec: &Spec, facts: &Facts, options: &Options, steps: &mut Steps, log: &mut Vec<String>) -> Result<()> {
     seccomp(spec, steps);
+    console(spec, false, steps);
     until_execve(spec, facts, options, steps, log)
+}
+
+/// The terminal, before /dev becomes read-only.
+pub fn console(spec: &Spec, bind: bool, steps: &mut Steps) {
+    let Some(process) = spec.process().as_ref().filter(|p| p.terminal() == Some(true)) else { return };
+    // The kernel's sizes are 16 bits wide.
+    let clip = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
+    let size = process.console_size().map(|size| (clip(size.height()), clip(size.width())));
+    steps.child(Origin::field("process.terminal"), Op::Console { size, bind });
 }
 
 /// The filter, which the parent compiles meanwhile.

@@ -1,6 +1,6 @@
 //! `create`, whole or not at all.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::antechamber;
 use super::cleanup::{self, Half};
+use super::console::{self, Console};
 use super::prepare::{Prepared, prepare};
 use super::spawn::{self, Spawn};
 use crate::cgroup;
@@ -38,6 +39,8 @@ pub struct Request<'a> {
     pub pid_file: Option<&'a Path>,
     /// `--pidfd-socket`
     pub pidfd_socket: Option<&'a Path>,
+    /// For `process.terminal`.
+    pub console: Option<Console>,
     /// The signals that the caller has blocked: they end the wait.
     pub signals: &'a SignalFd,
 }
@@ -48,13 +51,15 @@ pub struct Created {
     pub container: Container,
     /// Its init process.
     pub child: Child,
+    /// The master of its terminal, in the foreground.
+    pub master: Option<OwnedFd>,
 }
 
 /// Creates a container.
 ///
 /// # Errors
 /// Whatever failed, in either process; then nothing is left.
-pub fn create(request: Request<'_>, log: &mut Log) -> Result<Created> {
+pub fn create(mut request: Request<'_>, log: &mut Log) -> Result<Created> {
     let cgroup_host = if request.options.no_cgroup { None } else { Some(cgroup::Host::find()?) };
     let facts = host::facts(cgroup_host.as_ref())?;
     let mut warnings = Vec::new();
@@ -70,9 +75,9 @@ pub fn create(request: Request<'_>, log: &mut Log) -> Result<Created> {
     let mut state = new_state(&request, &plan, cgroup_host.as_ref())?;
     let container = request.store.create(&request.options.id)?;
     let mut half = Half { container, prepared: Prepared::default(), child: None };
-    match finish(&request, &plan, &mut state, cgroup_host.as_ref(), &mut half, log) {
-        Ok(()) => match half.child.take() {
-            Some(child) => Ok(Created { container: half.container, child }),
+    match finish(&mut request, &plan, &mut state, cgroup_host.as_ref(), &mut half, log) {
+        Ok(master) => match half.child.take() {
+            Some(child) => Ok(Created { container: half.container, child, master }),
             None => Err(Error::new("the container's process was lost")),
         },
         Err(e) => Err(cleanup::undo(half, e)),
@@ -108,13 +113,13 @@ fn new_state(request: &Request<'_>, plan: &Plan, host: Option<&cgroup::Host>) ->
 
 /// From the container's directory to its process; what was made is in `half`, for the clean-up after a failure.
 fn finish(
-    request: &Request<'_>,
+    request: &mut Request<'_>,
     plan: &Plan,
     state: &mut State,
     host: Option<&cgroup::Host>,
     half: &mut Half,
     log: &mut Log,
-) -> Result<()> {
+) -> Result<Option<OwnedFd>> {
     faults::at("parent", "made-directory")?;
     let lock = half.container.lock()?;
     // A cgroup that somebody else is in must not be named in our state: `delete --force` would kill whoever is in it.
@@ -138,6 +143,7 @@ fn finish(
     let cgroup = prepared.cgroup;
     let nofile = if plan.slots > 200 { process::raise_nofile() } else { None };
     let page = if request.options.run { Some(Page::new().doing("make the page for errors")?) } else { None };
+    let (to, from) = request.console.take().map(|c| (c.to, c.from)).unzip();
     let mut inherited = Some(Inherited {
         plan,
         socket: None,
@@ -148,6 +154,7 @@ fn finish(
         placed: cgroup.is_some(),
         nofile,
         owner: state.owner,
+        console: to,
         join: None,
     });
     half.prepared.cgroup = cgroup;
@@ -170,7 +177,9 @@ fn finish(
     if let Some(child) = &half.child {
         tell_caller(child, request.pid_file, request.pidfd_socket)?;
     }
-    spawn::go(&socket, page)
+    spawn::go(&socket, page)?;
+    drop(inherited); // or our own end would be waited for
+    from.flatten().map(|from| console::receive(&from)).transpose()
 }
 
 /// The pid file and the pidfd, for who asked for them.

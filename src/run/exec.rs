@@ -10,6 +10,7 @@ use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
 
 use super::cleanup::Half;
+use super::console::{self, Console};
 use super::create::tell_caller;
 use super::prepare::Prepared;
 use super::spawn::{self, Spawn};
@@ -38,6 +39,8 @@ pub struct Request<'a> {
     pub pid_file: Option<&'a Path>,
     /// `--pidfd-socket`
     pub pidfd_socket: Option<&'a Path>,
+    /// For `process.terminal`.
+    pub console: Option<Console>,
     /// `--cgroup`: below the container's.
     pub cgroup: Option<&'a Path>,
     /// `--ignore-paused`: wait until it is resumed.
@@ -46,11 +49,11 @@ pub struct Request<'a> {
     pub signals: &'a SignalFd,
 }
 
-/// Executes a process in the container.
+/// Executes a process in the container; returns it, and in the foreground the master of its terminal.
 ///
 /// # Errors
 /// Whatever failed, in either process; then there is no process and no pid file.
-pub fn exec(request: Request<'_>, log: &mut Log) -> Result<Child> {
+pub fn exec(request: Request<'_>, log: &mut Log) -> Result<(Child, Option<OwnedFd>)> {
     let state = request.state;
     let init = request.container.init(state)?.ok_or_else(stopped)?;
     let facts = host::facts(None)?;
@@ -60,6 +63,7 @@ pub fn exec(request: Request<'_>, log: &mut Log) -> Result<Child> {
     let prepared = Prepared { cgroup: find_cgroup(state, request.cgroup)?, ..Prepared::default() };
     let (pid_file, pidfd_socket, signals) = (request.pid_file, request.pidfd_socket, request.signals);
     let (given, ignore_paused) = (request.cgroup.is_some(), request.ignore_paused);
+    let (to, from) = request.console.map(|c| (c.to, c.from)).unzip();
     let mut half = Half { container: request.container, prepared, child: None };
     let done = loop {
         let frozen = match &half.prepared.cgroup {
@@ -67,7 +71,7 @@ pub fn exec(request: Request<'_>, log: &mut Log) -> Result<Child> {
             _ => None,
         };
         let spawn = Spawn { plan: &plan, signals, log, frozen };
-        match make(spawn, state, &init, &mut half, pid_file, pidfd_socket) {
+        match make(spawn, state, &init, to.as_ref(), &mut half, pid_file, pidfd_socket) {
             // The container has made cgroups of its own and moved its init into one: that is where its processes are.
             Err(e) if e.errno() == Some(Errno::EBUSY) && half.child.is_none() && !given => {
                 let own = init_cgroup(state)?;
@@ -79,9 +83,11 @@ pub fn exec(request: Request<'_>, log: &mut Log) -> Result<Child> {
             done => break done,
         }
     };
+    drop(to); // or our own end would be waited for
+    let done = done.and_then(|()| from.flatten().map(|from| console::receive(&from)).transpose());
     match (done, half.child.take()) {
-        (Ok(()), Some(child)) => Ok(child),
-        (Ok(()), None) => Err(Error::new("the process was lost")),
+        (Ok(master), Some(child)) => Ok((child, master)),
+        (Ok(_), None) => Err(Error::new("the process was lost")),
         (Err(e), child) => {
             let mut e = e;
             if let Some(child) = child {
@@ -104,12 +110,13 @@ fn make(
     spawn: Spawn<'_>,
     state: &State,
     init: &OwnedFd,
+    console: Option<&OwnedFd>,
     half: &mut Half,
     pid_file: Option<&Path>,
     pidfd_socket: Option<&Path>,
 ) -> Result<()> {
     let page = Page::new().doing("make the page for errors")?;
-    let mut inherited = Some(inherit(spawn.plan, state, init, half.prepared.cgroup.is_some())?);
+    let mut inherited = Some(inherit(spawn.plan, state, init, console, half.prepared.cgroup.is_some())?);
     let socket = spawn.run(&mut inherited, half)?;
     spawn::go(&socket, Some(page))?;
     // Only now: callers take the file for the sign that the command runs.
@@ -119,8 +126,15 @@ fn make(
     }
 }
 
-fn inherit<'p>(plan: &'p Plan, state: &State, init: &OwnedFd, placed: bool) -> Result<Inherited<'p>> {
-    let init = init.try_clone().call("fcntl", || "F_DUPFD_CLOEXEC".into()).doing("keep the pidfd of init")?;
+fn inherit<'p>(
+    plan: &'p Plan,
+    state: &State,
+    init: &OwnedFd,
+    console: Option<&OwnedFd>,
+    placed: bool,
+) -> Result<Inherited<'p>> {
+    let keep = |fd: &OwnedFd| fd.try_clone().call("fcntl", || "F_DUPFD_CLOEXEC".into()).doing("keep a descriptor");
+    let (init, console) = (keep(init)?, console.map(keep).transpose()?);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let rootfs = &state.rootfs;
     let (before, after) = namespaces(state.pid)?;
@@ -137,6 +151,7 @@ fn inherit<'p>(plan: &'p Plan, state: &State, init: &OwnedFd, placed: bool) -> R
         placed,
         nofile: None,
         owner: state.owner,
+        console,
         join: Some(Join { init, before, after }),
     })
 }

@@ -3,6 +3,7 @@
 
 pub mod antechamber;
 pub mod cleanup;
+pub mod console;
 pub mod create;
 pub mod exec;
 pub mod foreground;

@@ -8,8 +8,6 @@ use super::read;
 use crate::error::{Error, Result};
 
 /// The text, with a mark where a rootless container or a seccomp profile makes a difference.
-///
-/// runc's has `"terminal": true`; ours will when terminals are supported, until then it could not be run.
 const TEMPLATE: &str = include_str!("default.json.in");
 
 /// Who a rootless container belongs to: its root is mapped to these.

@@ -35,7 +35,6 @@ pub fn process(spec: &Spec) -> Result<()> {
     let Some(process) = spec.process() else { return Ok(()) };
     let affinity = process.exec_cpu_affinity().as_ref();
     refuse(&[
-        ("process.terminal", process.terminal() == Some(true)),
         ("process.apparmorProfile", filled(process.apparmor_profile())),
         ("process.selinuxLabel", filled(process.selinux_label())),
         ("process.scheduler", process.scheduler().is_some()),
