@@ -178,7 +178,7 @@ impl Child<'_> {
                     }
                     return Ok(());
                 }
-                Some(ToChild::Placed) => {}
+                Some(ToChild::Placed | ToChild::Hooked) => {}
                 None => process::exit_now(1),
             }
         }

@@ -6,6 +6,7 @@ mod copy_up;
 mod devices;
 mod finish;
 mod home;
+mod hooks;
 mod mounts;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -220,6 +221,9 @@ impl Child<'_> {
             Op::ReadonlyPath { path } => self.readonly_path(path),
             Op::RootReadonly => self.root_readonly(),
             Op::RootPropagation { flag, recursive } => self.root_propagation(*flag, *recursive),
+            Op::RuntimeHooks => self.runtime_hooks(),
+            Op::ContainerHooks => self.hooks("creating"),
+            Op::StartHooks => self.hooks("created"),
             Op::Pivot { how } => self.pivot(*how),
 
             Op::Device { path, kind, major, minor, mode, uid, gid } => {

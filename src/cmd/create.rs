@@ -12,6 +12,7 @@ use crate::plan::Options;
 use crate::run::create::{Created, Request};
 use crate::run::{cleanup, console, foreground, start as starting};
 use crate::state::Store;
+use crate::sys::clone;
 
 /// `tare create`
 pub fn create(args: &Create, global: &Global, store: &Store, log: &mut Log) -> Result<i32> {
@@ -26,6 +27,14 @@ pub fn run(args: &Run, global: &Global, store: &Store, log: &mut Log) -> Result<
     }
     let way = if args.detach { Way::Detached } else { Way::Foreground };
     let created = make(&args.create, global, store, &signals, way, log)?;
+    if let Err(e) = starting::poststart(created.hooks.as_ref(), created.child.pid, &created.child.pidfd) {
+        let _ = clone::wait(&created.child.pidfd);
+        let deleted = created.container.lock().and_then(|_lock| {
+            let state = created.container.load()?;
+            cleanup::delete(&created.container, Some(&state), log)
+        });
+        return Err(e.and(deleted));
+    }
     if args.detach {
         return Ok(0);
     }
@@ -38,7 +47,7 @@ pub fn run(args: &Run, global: &Global, store: &Store, log: &mut Log) -> Result<
         let lock = created.container.lock();
         // Somebody else may have deleted it already.
         if lock.is_ok() {
-            cleanup::delete(&created.container, Some(&created.container.load()?))?;
+            cleanup::delete(&created.container, Some(&created.container.load()?), log)?;
         }
     }
     Ok(status)

@@ -33,7 +33,7 @@ pub fn run(cli: Cli, log: &mut Log) -> Result<i32> {
         Command::State(args) => state::state(&args.id, &store()?),
         Command::List(args) => list::list(args, &store()?),
         Command::Kill(args) => kill::kill(args, &store()?),
-        Command::Delete(args) => delete::delete(args, &store()?),
+        Command::Delete(args) => delete::delete(args, &store()?, log),
         Command::Pause(args) => pause::pause(&args.id, &store()?),
         Command::Resume(args) => pause::resume(&args.id, &store()?),
         Command::Ps(args) => ps::ps(args, &store()?),

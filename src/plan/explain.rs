@@ -136,6 +136,9 @@ impl Op {
                 (format!("open_tree({path:?}), mount_setattr(RDONLY), move_mount()"), "covered by itself, read-only")
             }
             Op::MakeCwd { path } => (format!("openat2({path:?}, IN_ROOT), mkdirat()"), "made if it is missing"),
+            Op::RuntimeHooks => ("execve() by the parent".into(), "the mounts are made, the root is not changed yet"),
+            Op::ContainerHooks => ("execve()".into(), "in the container's namespaces, with the host's paths"),
+            Op::StartHooks => ("execve()".into(), "in the container, before its own program"),
             Op::RootReadonly => ("mount_setattr(rootfs, RDONLY)".into(), "after everything in it is made"),
             Op::RootPropagation { .. } => {
                 ("mount_setattr(\"/\", propagation)".into(), "pivot_root refuses a shared root")

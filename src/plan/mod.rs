@@ -3,6 +3,7 @@
 
 mod devices;
 mod explain;
+mod hooks;
 mod mounts;
 mod namespaces;
 mod options;
@@ -21,6 +22,7 @@ use crate::cgroup::systemd::{Manager, Unit};
 use crate::error::{Error, Origin, Result};
 use crate::sys::mount::{Attr, FsOption};
 
+pub use hooks::{Hook, Hooks};
 pub use mounts::{LONGEST_VALUE, may_cover_proc};
 pub use namespaces::{Namespaces, Tree};
 pub use options::Propagation;
@@ -81,6 +83,8 @@ pub struct Plan {
     pub cgroup: Option<PathBuf>,
     /// Its unit, if systemd makes it.
     pub unit: Option<Unit>,
+    /// The container's hooks.
+    pub hooks: Option<Hooks>,
     /// The number of mounts that the parent opens for the child.
     pub slots: usize,
     /// The steps.
@@ -210,6 +214,12 @@ pub enum Op {
     RootReadonly,
     /// Makes the root's mount shared or unbindable.
     RootPropagation { flag: u64, recursive: bool },
+    /// Has the parent run the hooks prestart and createRuntime, and waits for that.
+    RuntimeHooks,
+    /// Runs the hooks createContainer.
+    ContainerHooks,
+    /// Runs the hooks startContainer.
+    StartHooks,
     /// Leaves the old root.
     Pivot { how: Pivot },
     /// Makes a terminal: its slave becomes stdio (and /dev/console), its master goes to who asked for it.
@@ -297,7 +307,9 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options, log: &mut Vec<String>
     let namespaces = Namespaces::of(spec, options.no_cgroup);
     let mut steps = Steps::default();
     let overlay_paths = mounts::needs_host_paths(spec)?;
-    let tree = namespaces::tree(&namespaces, facts, options, overlay_paths)?;
+    let hooks = Hooks::of(spec, &options.id, &options.bundle);
+    let needs_host = overlay_paths || hooks.as_ref().is_some_and(Hooks::look_inside);
+    let tree = namespaces::tree(&namespaces, facts, options, needs_host)?;
 
     let root = spec.root().as_ref().ok_or_else(|| Error::new("missing").field("root"))?;
     let base = mounts::base_propagation(spec)?;
@@ -310,6 +322,15 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options, log: &mut Vec<String>
     devices::plan(spec, facts, &mut steps)?;
     process::console(spec, tree != Tree::Host, &mut steps);
     process::seccomp(spec, &mut steps);
+    if let Some(hooks) = &hooks {
+        let mut put = |list: &[Hook], op| {
+            if let Some(first) = list.first() {
+                steps.child(Origin::new(first.field.clone(), first.path.clone()), op);
+            }
+        };
+        put(&hooks.create_runtime, Op::RuntimeHooks);
+        put(&hooks.create_container, Op::ContainerHooks);
+    }
     mounts::restrict(spec, &mut steps);
     let how = match (tree, options.no_pivot) {
         (Tree::Host, _) => Pivot::Chroot,
@@ -317,9 +338,9 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options, log: &mut Vec<String>
         (_, true) => Pivot::MoveRoot,
         _ => Pivot::PivotRoot,
     };
-    process::plan(spec, how, facts, options, &mut steps, log)?;
+    process::plan(spec, how, facts, options, hooks.as_ref(), &mut steps, log)?;
     let slots = steps.slots;
-    Ok(Plan { id: options.id.clone(), namespaces, tree, cgroup, unit, slots, steps: steps.in_order() })
+    Ok(Plan { id: options.id.clone(), namespaces, tree, cgroup, unit, hooks, slots, steps: steps.in_order() })
 }
 
 /// Plans an `exec`: `spec` is the container's, with the new process in it.
@@ -330,7 +351,7 @@ pub fn exec(spec: &Spec, facts: &Facts, options: &Options, log: &mut Vec<String>
     let mut steps = Steps::default();
     process::exec(spec, facts, options, &mut steps, log)?;
     let (id, namespaces, tree) = (options.id.clone(), Namespaces::default(), Tree::Joined);
-    Ok(Plan { id, namespaces, tree, cgroup: None, unit: None, slots: 0, steps: steps.in_order() })
+    Ok(Plan { id, namespaces, tree, cgroup: None, unit: None, hooks: None, slots: 0, steps: steps.in_order() })
 }
 
 /// A path without `.` and `..`, lexically, as Go's filepath.Clean does it for absolute paths.

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use oci_spec::runtime::{Capability, LinuxCapabilities, PosixRlimitType, Process, Spec};
 use serde::Serialize;
 
-use super::{Facts, Namespaces, Op, Options, Pivot, Steps, mounts};
+use super::{Facts, Hooks, Namespaces, Op, Options, Pivot, Steps, mounts};
 use crate::error::{Error, Origin, Result};
 
 /// The environment as far as config.json gives it.
@@ -41,6 +41,7 @@ pub fn plan(
     how: Pivot,
     facts: &Facts,
     options: &Options,
+    hooks: Option<&Hooks>,
     steps: &mut Steps,
     log: &mut Vec<String>,
 ) -> Result<()> {
@@ -59,14 +60,14 @@ pub fn plan(
         mounts::root_propagation(spec, steps);
     }
     steps.child(field("process"), Op::ReopenDevNull);
-    until_execve(spec, facts, options, steps, log)
+    until_execve(spec, facts, options, hooks, steps, log)
 }
 
 /// A further process of a container.
 pub fn exec(spec: &Spec, facts: &Facts, options: &Options, steps: &mut Steps, log: &mut Vec<String>) -> Result<()> {
     seccomp(spec, steps);
     console(spec, false, steps);
-    until_execve(spec, facts, options, steps, log)
+    until_execve(spec, facts, options, None, steps, log)
 }
 
 /// The terminal, before /dev becomes read-only.
@@ -86,7 +87,14 @@ pub fn seccomp(spec: &Spec, steps: &mut Steps) {
 }
 
 /// From the container's root on, what all its processes go through.
-fn until_execve(spec: &Spec, facts: &Facts, options: &Options, steps: &mut Steps, log: &mut Vec<String>) -> Result<()> {
+fn until_execve(
+    spec: &Spec,
+    facts: &Facts,
+    options: &Options,
+    hooks: Option<&Hooks>,
+    steps: &mut Steps,
+    log: &mut Vec<String>,
+) -> Result<()> {
     let process = spec.process().as_ref().ok_or_else(|| Error::new("missing").field("process"))?;
     let field = Origin::field;
     if !options.no_new_keyring {
@@ -126,6 +134,9 @@ fn until_execve(spec: &Spec, facts: &Facts, options: &Options, steps: &mut Steps
     steps.child(field("process"), Op::Ready { seccomp });
     if !options.run {
         steps.child(field("process"), Op::AwaitStart);
+    }
+    if let Some(first) = hooks.and_then(|h| h.start_container.first()) {
+        steps.child(Origin::new(first.field.clone(), first.path.clone()), Op::StartHooks);
     }
     for (origin, (resource, name, soft, hard)) in limits {
         steps.child(origin, Op::Rlimit { resource, name, soft, hard });

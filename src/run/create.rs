@@ -19,7 +19,7 @@ use crate::error::{Doing, Error, Origin, Result};
 use crate::faults;
 use crate::host;
 use crate::log::Log;
-use crate::plan::{self, Op, Options, Plan, Tree};
+use crate::plan::{self, Hooks, Op, Options, Plan, Tree};
 use crate::state::{self, CgroupState, Container, START, State, Store, VERSION};
 use crate::sys::clone::{self, Child};
 use crate::sys::page::Page;
@@ -53,6 +53,8 @@ pub struct Created {
     pub child: Child,
     /// The master of its terminal, in the foreground.
     pub master: Option<OwnedFd>,
+    /// The container's hooks.
+    pub hooks: Option<Hooks>,
 }
 
 /// Creates a container.
@@ -74,13 +76,13 @@ pub fn create(mut request: Request<'_>, log: &mut Log) -> Result<Created> {
     }
     let mut state = new_state(&request, &plan, cgroup_host.as_ref())?;
     let container = request.store.create(&request.options.id)?;
-    let mut half = Half { container, prepared: Prepared::default(), child: None };
+    let mut half = Half { container, prepared: Prepared::default(), child: None, hooked: false };
     match finish(&mut request, &plan, &mut state, cgroup_host.as_ref(), &mut half, log) {
         Ok(master) => match half.child.take() {
-            Some(child) => Ok(Created { container: half.container, child, master }),
+            Some(child) => Ok(Created { container: half.container, child, master, hooks: plan.hooks }),
             None => Err(Error::new("the container's process was lost")),
         },
-        Err(e) => Err(cleanup::undo(half, e)),
+        Err(e) => Err(cleanup::undo(half, plan.hooks.as_ref(), e)),
     }
 }
 

@@ -64,7 +64,7 @@ pub fn exec(request: Request<'_>, log: &mut Log) -> Result<(Child, Option<OwnedF
     let (pid_file, pidfd_socket, signals) = (request.pid_file, request.pidfd_socket, request.signals);
     let (given, ignore_paused) = (request.cgroup.is_some(), request.ignore_paused);
     let (to, from) = request.console.map(|c| (c.to, c.from)).unzip();
-    let mut half = Half { container: request.container, prepared, child: None };
+    let mut half = Half { container: request.container, prepared, child: None, hooked: false };
     let done = loop {
         let frozen = match &half.prepared.cgroup {
             Some(cgroup) if !ignore_paused => Some(cgroup.watch()?),

@@ -8,6 +8,7 @@ pub mod create;
 pub mod exec;
 pub mod foreground;
 mod hints;
+pub mod hooks;
 mod launch;
 mod prepare;
 mod spawn;

@@ -7,7 +7,7 @@ use nix::sys::signalfd::SignalFd;
 
 use super::cleanup::Half;
 use super::sync::{self, FromChild, ToChild};
-use super::{antechamber, explain, launch, unit};
+use super::{antechamber, explain, hooks, launch, unit};
 use crate::cgroup::devices;
 use crate::cgroup::freeze::Watch;
 use crate::child::Inherited;
@@ -133,7 +133,7 @@ impl Spawn<'_> {
         }
     }
 
-    fn wait_ready(&mut self, socket: &OwnedFd, half: &Half) -> Result<()> {
+    fn wait_ready(&mut self, socket: &OwnedFd, half: &mut Half) -> Result<()> {
         faults::at("parent", "before-ready")?;
         loop {
             let fds = [socket.as_fd(), self.signals.as_fd()];
@@ -153,6 +153,10 @@ impl Spawn<'_> {
                     word => word,
                 };
                 return match word.doing("wait for the container's process")? {
+                    Some(FromChild::Hooks) => {
+                        self.runtime_hooks(socket, half)?;
+                        continue;
+                    }
                     Some(FromChild::Ready) => faults::at("parent", "after-ready"),
                     Some(FromChild::Failed(report)) => {
                         faults::at("parent", "after-failed")?;
@@ -171,6 +175,17 @@ impl Spawn<'_> {
         }
     }
 
+    /// The hooks prestart and createRuntime, now that the mounts are made.
+    fn runtime_hooks(&mut self, socket: &OwnedFd, half: &mut Half) -> Result<()> {
+        let Some(all) = &self.plan.hooks else { return Err(Error::new("there are no hooks")) };
+        let pid = half.child.as_ref().map_or(0, |c| c.pid);
+        half.hooked = true;
+        let watch = hooks::Watch::Signals(self.signals);
+        hooks::run(all, &all.create_runtime, pid, "creating", &hooks::bundle(all)?, watch)?;
+        let tell = || sync::tell(socket, &ToChild::Hooked).doing("tell the child that the hooks have run");
+        faults::message("parent", "hooked", tell)
+    }
+
     /// The child is gone without a word.
     fn died(&self, half: &Half) -> Error {
         if half.container.is_removed().unwrap_or(false) {
@@ -187,7 +202,7 @@ impl Spawn<'_> {
 }
 
 /// Signals that end a wait; the others stay for later.
-fn ends_the_wait(signal: i32) -> Option<&'static str> {
+pub fn ends_the_wait(signal: i32) -> Option<&'static str> {
     match signal {
         libc::SIGINT => Some("SIGINT"),
         libc::SIGTERM => Some("SIGTERM"),
@@ -225,7 +240,7 @@ fn last_words(socket: &OwnedFd, page: Option<&Page>) -> Result<()> {
     let report = match faults::message("parent", "end", listen)? {
         None => page.and_then(|page| sync::Report::from_bytes(&page.read())),
         Some(FromChild::Failed(report)) => Some(report),
-        Some(FromChild::Ready) => return Err(Error::new("the container's process said that it was ready twice")),
+        Some(_) => return Err(Error::new("the container's process said that it was ready twice")),
     };
     report.map_or(Ok(()), |report| Err(explain(report.error())))
 }

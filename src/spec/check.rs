@@ -29,7 +29,7 @@ const STRICT: &[fn(&Spec) -> Result<()>] = &[
     process,
     unsupported::platform,
     unsupported::process,
-    unsupported::hooks,
+    hooks,
     unsupported::mounts,
     unsupported::namespaces,
     unsupported::linux,
@@ -95,6 +95,29 @@ fn process(spec: &Spec) -> Result<()> {
     }
     if !cwd.is_absolute() {
         return Err(bad("process.cwd", format!("must be an absolute path, not {:?}", shown(cwd))));
+    }
+    Ok(())
+}
+
+#[allow(deprecated)] // prestart: Docker's networks use it still
+fn hooks(spec: &Spec) -> Result<()> {
+    let Some(hooks) = spec.hooks() else { return Ok(()) };
+    for (kind, list) in [
+        ("prestart", hooks.prestart()),
+        ("createRuntime", hooks.create_runtime()),
+        ("createContainer", hooks.create_container()),
+        ("startContainer", hooks.start_container()),
+        ("poststart", hooks.poststart()),
+        ("poststop", hooks.poststop()),
+    ] {
+        for (i, hook) in list.iter().flatten().enumerate() {
+            if !hook.path().is_absolute() {
+                return Err(bad(format!("hooks.{kind}[{i}].path"), "must be absolute"));
+            }
+            if hook.timeout().is_some_and(|t| t <= 0) {
+                return Err(bad(format!("hooks.{kind}[{i}].timeout"), "must be greater than 0"));
+            }
+        }
     }
     Ok(())
 }

@@ -43,19 +43,6 @@ pub fn process(spec: &Spec) -> Result<()> {
     ])
 }
 
-#[allow(deprecated)] // prestart: Docker's networks use it still
-pub fn hooks(spec: &Spec) -> Result<()> {
-    let Some(hooks) = spec.hooks() else { return Ok(()) };
-    refuse(&[
-        ("hooks.prestart", some(hooks.prestart())),
-        ("hooks.createRuntime", some(hooks.create_runtime())),
-        ("hooks.createContainer", some(hooks.create_container())),
-        ("hooks.startContainer", some(hooks.start_container())),
-        ("hooks.poststart", some(hooks.poststart())),
-        ("hooks.poststop", some(hooks.poststop())),
-    ])
-}
-
 pub fn mounts(spec: &Spec) -> Result<()> {
     for (i, mount) in spec.mounts().iter().flatten().enumerate() {
         let idmap = |o: &String| matches!(o.split('=').next(), Some("idmap" | "ridmap"));

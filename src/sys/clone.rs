@@ -32,6 +32,11 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Child
     if task.st_nlink != 3 {
         return Err(SysError::new("clone3", format!("{}: {} threads", args(), task.st_nlink - 2), Errno::EDEADLK));
     }
+    clone3_unchecked(flags, cgroup, args)
+}
+
+/// The call itself. The caller has one thread.
+fn clone3_unchecked(flags: u64, cgroup: Option<BorrowedFd<'_>>, args: impl Fn() -> String) -> Result<Option<Child>> {
     let mut pidfd: RawFd = -1;
     let mut cl = libc::clone_args {
         flags: flags | libc::CLONE_PIDFD as u64,
@@ -62,6 +67,11 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Child
             Ok(Some(Child { pid: pid as i32, pidfd }))
         }
     }
+}
+
+/// A plain new process, made by a child of [`clone3`] as well: that has one thread, too, but perhaps no /proc to see it in.
+pub fn fork() -> Result<Option<Child>> {
+    clone3_unchecked(0, None, || "0".into())
 }
 
 /// The names of CLONE_NEW* flags, for messages.
