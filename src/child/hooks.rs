@@ -20,7 +20,7 @@ impl Child<'_> {
             match sync::hear(self.socket()?.as_fd()).doing("wait for the hooks of the runtime")? {
                 Some(ToChild::Hooked) => return faults::at("child", "after-hooked"),
                 Some(ToChild::Filter(bpf, flags)) => self.filter = Some((bpf, flags)),
-                Some(ToChild::Placed) => {}
+                Some(ToChild::Placed | ToChild::Mapped) => {}
                 Some(ToChild::Go(_)) => return Err(Error::new("the parent said go before the hooks had run")),
                 None => process::exit_now(1),
             }

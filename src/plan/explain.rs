@@ -74,6 +74,13 @@ impl Op {
                 format!("StartTransientUnit({:?}), in {}", unit.name, unit.slice),
                 "systemd makes the cgroup and moves the process into it",
             ),
+            Op::MapMount { .. } => {
+                ("mount_setattr(IDMAP)".into(), "the ids in the file system are others in the container")
+            }
+            Op::MapIds => ("write(uid_map, gid_map)".into(), "who is who in the new user namespace"),
+            Op::Delegate { uid } => {
+                (format!("fchownat(cgroup, {uid})"), "the container's root manages its own cgroups")
+            }
             Op::LimitCgroup { writes } => {
                 let list: Vec<_> = writes.iter().map(|w| format!("{} = {}", w.file, w.value.trim())).collect();
                 (format!("write({})", list.join(", ")), "limits hold before the container's program runs")

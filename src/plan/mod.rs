@@ -4,6 +4,7 @@
 mod devices;
 mod explain;
 mod hooks;
+mod idmap;
 mod mounts;
 mod namespaces;
 mod options;
@@ -24,7 +25,7 @@ use crate::sys::mount::{Attr, FsOption};
 
 pub use hooks::{Hook, Hooks};
 pub use mounts::{LONGEST_VALUE, may_cover_proc};
-pub use namespaces::{Namespaces, Tree};
+pub use namespaces::{Joined, Maps, NEWTIME, Namespaces, Tree};
 pub use options::Propagation;
 pub use process::{Capabilities, Environment, candidates};
 
@@ -143,10 +144,16 @@ pub enum Op {
     },
     /// Makes a file system whose options hold paths of the host.
     MakeFs { slot: usize, fstype: String, options: Vec<FsOption>, attrs: u64, propagation: Vec<Propagation> },
+    /// Maps the ids of a mount that is open.
+    MapMount { slot: usize, maps: Maps, recursive: bool },
     /// Makes the container's cgroup; the child is born in it.
     CreateCgroup { path: PathBuf },
 
     // The parent, while the child works.
+    /// Writes uid_map and gid_map of the child.
+    MapIds,
+    /// Gives the cgroup to the container's root, so that it can manage its own below it.
+    Delegate { uid: u32 },
     /// Has systemd make the container's cgroup, with the child in it.
     StartUnit {
         unit: Unit,
@@ -270,6 +277,8 @@ pub enum SourceKind {
     DevNull,
     /// A procfs, since it will cover /proc.
     Procfs,
+    /// This device.
+    Device(DeviceKind, u32, u32),
 }
 
 /// Kinds of device nodes.
@@ -311,8 +320,15 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options, log: &mut Vec<String>
     let needs_host = overlay_paths || hooks.as_ref().is_some_and(Hooks::look_inside);
     let tree = namespaces::tree(&namespaces, facts, options, needs_host)?;
 
+    if namespaces.maps.is_some() {
+        steps.after(Origin::field("linux.uidMappings"), Op::MapIds);
+    }
     let root = spec.root().as_ref().ok_or_else(|| Error::new("missing").field("root"))?;
-    let base = mounts::base_propagation(spec)?;
+    // clone3(NEWUSER) makes what it copies a slave; a tree that is moved in would stay shared with the host.
+    let base = match mounts::base_propagation(spec)? {
+        libc::MS_SHARED if namespaces.user() => libc::MS_SLAVE,
+        base => base,
+    };
     let rootfs = clean(&options.bundle.join(root.path()));
     let origin = Origin::new("root.path", rootfs.display().to_string());
     steps.before(origin, Op::OpenRootfs { path: rootfs, propagation: base });

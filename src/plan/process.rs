@@ -47,7 +47,7 @@ pub fn plan(
 ) -> Result<()> {
     let process = spec.process().as_ref().ok_or_else(|| Error::new("missing").field("process"))?;
     let field = Origin::field;
-    if Namespaces::of(spec, false).early & libc::CLONE_NEWNET as u64 != 0 {
+    if Namespaces::of(spec, false).new_ones() & libc::CLONE_NEWNET as u64 != 0 {
         steps.child(field("linux.namespaces"), Op::Loopback);
     }
     names(spec, steps)?;
@@ -102,8 +102,10 @@ fn until_execve(
     }
     steps.child(field("process"), Op::Reset { preserve_fds: options.preserve_fds });
     let limits = rlimits(process);
+    let user = Namespaces::of(spec, false).user();
     for (origin, (resource, name, _, hard)) in &limits {
-        steps.child(origin.clone(), Op::RaiseRlimit { resource: *resource, name: name.clone(), hard: *hard });
+        let op = Op::RaiseRlimit { resource: *resource, name: name.clone(), hard: *hard };
+        if user { steps.after(origin.clone(), op) } else { steps.child(origin.clone(), op) }
     }
     if let Some(value) = process.oom_score_adj() {
         steps.after(field("process.oomScoreAdj"), Op::OomScoreAdj { value });

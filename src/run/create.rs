@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::antechamber;
 use super::cleanup::{self, Half};
 use super::console::{self, Console};
+use super::gate;
 use super::prepare::{Prepared, prepare};
 use super::spawn::{self, Spawn};
 use crate::cgroup;
@@ -157,6 +158,7 @@ fn finish(
         nofile,
         owner: state.owner,
         console: to,
+        joined: gate::open(plan)?,
         join: None,
     });
     half.prepared.cgroup = cgroup;

@@ -152,6 +152,7 @@ fn inherit<'p>(
         nofile: None,
         owner: state.owner,
         console,
+        joined: Vec::new(),
         join: Some(Join { init, before, after }),
     })
 }

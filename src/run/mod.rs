@@ -7,6 +7,7 @@ pub mod console;
 pub mod create;
 pub mod exec;
 pub mod foreground;
+pub mod gate;
 mod hints;
 pub mod hooks;
 mod launch;

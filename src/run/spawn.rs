@@ -119,6 +119,14 @@ impl Spawn<'_> {
                 let tell = || sync::tell(socket, &ToChild::Placed).doing("tell the child that it was moved");
                 faults::message("parent", "placed", tell)
             }
+            Op::MapIds => {
+                let maps = self.plan.namespaces.maps.as_ref().ok_or_else(|| Error::new("there are no mappings"))?;
+                host::write_id_maps(pid, maps)?;
+                let tell = || sync::tell(socket, &ToChild::Mapped).doing("tell the child that its ids are mapped");
+                faults::message("parent", "mapped", tell)
+            }
+            Op::Delegate { uid } => cgroup()?.delegate(*uid),
+            Op::RaiseRlimit { resource, name, hard } => crate::child::raise_rlimit(pid, *resource, name, *hard),
             Op::LimitCgroup { writes } => cgroup()?.apply(writes),
             Op::DeviceFilter { rules } => devices::apply(cgroup()?, rules, devices::Others::of(prepared.unit.as_ref())),
             Op::OomScoreAdj { value } => host::write_oom_score_adj(pid, *value),

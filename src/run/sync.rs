@@ -2,6 +2,7 @@
 //!
 //! | when                       | from → to        | message                 | then                                             |
 //! |----------------------------|------------------|-------------------------|--------------------------------------------------|
+//! | id maps written            | parent → child   | `Mapped`                | the child becomes root and makes what is late    |
 //! | cgroup set by cgroup.procs | parent → child   | `Placed`                | the child makes its cgroup namespace             |
 //! | filter compiled            | parent → child   | `Filter`                | kept until the end                               |
 //! | the mounts are made        | child → parent   | `Hooks`                 | the parent runs hooks, if there are some         |
@@ -33,6 +34,8 @@ const LONGEST: usize = 64 * 1024;
 pub enum ToChild {
     /// It was moved into its cgroup.
     Placed,
+    /// The ids of its user namespace are mapped.
+    Mapped,
     /// The seccomp filter and its flags.
     Filter(Vec<u8>, u32),
     /// The hooks of the runtime have run.
@@ -115,6 +118,7 @@ fn shorten(text: &mut String) {
 pub fn tell(socket: impl AsFd, message: &ToChild) -> sys::Result<()> {
     match message {
         ToChild::Placed => socket::send(socket, b"P"),
+        ToChild::Mapped => socket::send(socket, b"M"),
         ToChild::Hooked => socket::send(socket, b"K"),
         ToChild::Filter(bpf, flags) => {
             let bytes: Vec<u8> = [b"F", flags.to_ne_bytes().as_slice(), bpf].concat();
@@ -131,6 +135,7 @@ pub fn hear(socket: BorrowedFd<'_>) -> sys::Result<Option<ToChild>> {
     let unexpected = || SysError::new("recvmsg", "a message of no known kind", Errno::EPROTO);
     match bytes.split_first() {
         Some((b'P', _)) => Ok(Some(ToChild::Placed)),
+        Some((b'M', _)) => Ok(Some(ToChild::Mapped)),
         Some((b'K', _)) => Ok(Some(ToChild::Hooked)),
         Some((b'G', _)) => Ok(Some(ToChild::Go(fd))),
         Some((b'F', rest)) => {
