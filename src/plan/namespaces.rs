@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, LinuxTimeOffset, Spec};
 use serde::Serialize;
 
 use super::{Facts, Options};
@@ -25,6 +25,8 @@ pub struct Namespaces {
     pub join: Vec<Joined>,
     /// The mappings of a new user namespace.
     pub maps: Option<Maps>,
+    /// A new time namespace: lines of timens_offsets. Not by clone3(2), after which they could not be written any more.
+    pub time: Option<Vec<String>>,
 }
 
 /// A namespace that is joined.
@@ -81,6 +83,14 @@ impl Namespaces {
         if no_cgroup && namespaces.cgroup {
             namespaces.cgroup = false;
             namespaces.early |= libc::CLONE_NEWCGROUP as u64;
+        }
+        if namespaces.early & NEWTIME != 0 {
+            namespaces.early &= !NEWTIME;
+            let offsets = linux.and_then(|l| l.time_offsets().as_ref());
+            let line = |(clock, offset): (&String, &LinuxTimeOffset)| {
+                format!("{clock} {} {}", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0))
+            };
+            namespaces.time = Some(offsets.into_iter().flatten().map(line).collect());
         }
         if namespaces.early & libc::CLONE_NEWUSER as u64 != 0 {
             let list = |l: Option<&Vec<LinuxIdMapping>>| l.cloned().unwrap_or_default();

@@ -65,6 +65,9 @@ fn pass(
     {
         clone::setns(antechamber, libc::CLONE_NEWNS).doing("enter the antechamber")?;
     }
+    if let Some(offsets) = &plan.namespaces.time {
+        super::launch::new_time(offsets)?;
+    }
     let user = libc::CLONE_NEWUSER as u64;
     let order = joined.iter().filter(|j| j.flag != user).chain(joined.iter().filter(|j| j.flag == user));
     for namespace in order {

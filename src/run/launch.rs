@@ -40,7 +40,7 @@ pub fn launch(
     if plan.namespaces.gate() {
         return gate::launch(plan, flags, cgroup_fd, antechamber.as_ref(), inherited, ours);
     }
-    let back = join_for_children(inherited.as_ref())?;
+    let back = join_for_children(plan, inherited.as_ref())?;
     let made = match &antechamber {
         Some(antechamber) => antechamber::clone3(antechamber, flags, cgroup_fd),
         None => clone::clone3(flags, cgroup_fd).doing("make the container's process"),
@@ -64,7 +64,7 @@ pub fn launch(
 }
 
 /// The namespaces that only children get into (pid, time) are joined by the parent; returns the way back.
-fn join_for_children(inherited: Option<&child::Inherited<'_>>) -> Result<Vec<(OwnedFd, i32)>> {
+fn join_for_children(plan: &Plan, inherited: Option<&child::Inherited<'_>>) -> Result<Vec<(OwnedFd, i32)>> {
     const TIME: i32 = NEWTIME as i32;
     let own = |name: &str| {
         let path = format!("/proc/self/ns/{name}");
@@ -83,7 +83,25 @@ fn join_for_children(inherited: Option<&child::Inherited<'_>>) -> Result<Vec<(Ow
         let joined = clone::setns(&namespace.file, flag).doing("join the namespace");
         joined.map_err(|e| e.field(namespace.field.clone()))?;
     }
+    if let Some(offsets) = &plan.namespaces.time {
+        back.push((own("time")?, TIME));
+        new_time(offsets)?;
+    }
     Ok(back)
+}
+
+/// A new time namespace for the next child, with its clocks set (time_namespaces(7)).
+pub fn new_time(offsets: &[String]) -> Result<()> {
+    clone::unshare(NEWTIME as i32).doing("make the time namespace").map_err(|e| e.field("linux.namespaces"))?;
+    let path = "/proc/self/timens_offsets";
+    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+    offsets.iter().try_for_each(|line| {
+        let file = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).call("open", || path.into());
+        let written = file.and_then(|f| {
+            rustix::io::write(&f, line.as_bytes()).map(drop).call("write", || format!("{path}, {line:?}"))
+        });
+        written.doing("set the clocks of the time namespace").map_err(|e| e.field("linux.timeOffsets"))
+    })
 }
 
 /// Errors of clone3 have a meaning of their own.

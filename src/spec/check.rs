@@ -41,6 +41,7 @@ const STRICT: &[fn(&Spec) -> Result<()>] = &[
     capabilities,
     namespaces,
     mappings,
+    time_offsets,
     names,
     host_mounts,
     mounts,
@@ -216,6 +217,42 @@ fn namespaces(spec: &Spec) -> Result<()> {
                 format!("linux.namespaces[{i}]"),
                 format!("malformed spec file: duplicated ns \"{name}\""),
             ));
+        }
+    }
+    Ok(())
+}
+
+/// The clocks of a time namespace (time_namespaces(7)); the words are runc's.
+fn time_offsets(spec: &Spec) -> Result<()> {
+    let offsets = spec.linux().as_ref().and_then(|l| l.time_offsets().as_ref());
+    let namespaces = spec.linux().as_ref().and_then(|l| l.namespaces().as_deref()).unwrap_or_default();
+    let time = namespaces.iter().find(|n| n.typ() == LinuxNamespaceType::Time);
+    for (clock, offset) in offsets.into_iter().flatten() {
+        if !["boottime", "monotonic"].contains(&clock.as_str()) {
+            return Err(bad(
+                format!("linux.timeOffsets[{}]", one_line(clock)),
+                "unknown clock: there are boottime and monotonic",
+            ));
+        }
+        if offset.nanosecs().unwrap_or(0) >= 1_000_000_000 {
+            return Err(bad(format!("linux.timeOffsets.{clock}.nanosecs"), "must be less than a second"));
+        }
+        match time {
+            // It asks for nothing.
+            None if offset.secs().unwrap_or(0) == 0 && offset.nanosecs().unwrap_or(0) == 0 => {}
+            None => {
+                return Err(bad(
+                    "linux.timeOffsets",
+                    "time namespace offsets specified, but time namespace isn't enabled in the config",
+                ));
+            }
+            Some(n) if n.path().is_some() => {
+                return Err(bad(
+                    "linux.timeOffsets",
+                    "time namespace enabled, but both namespace path and time offsets specified -- you may only provide one",
+                ));
+            }
+            Some(_) => {}
         }
     }
     Ok(())

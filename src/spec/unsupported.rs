@@ -48,9 +48,6 @@ pub fn namespaces(spec: &Spec) -> Result<()> {
     for (i, namespace) in list.iter().enumerate() {
         let kind = namespace.typ();
         let joined = namespace.path().as_ref().is_some_and(|p| !p.as_os_str().is_empty());
-        if kind == LinuxNamespaceType::Time && !joined {
-            return Err(Error::new(LATER).at(Origin::new(format!("linux.namespaces[{i}]"), word(kind))));
-        }
         if kind == LinuxNamespaceType::Mount && joined {
             return Err(Error::new(format!("joining a mount namespace is {LATER}"))
                 .at(Origin::new(format!("linux.namespaces[{i}].path"), word(kind))));
@@ -61,13 +58,8 @@ pub fn namespaces(spec: &Spec) -> Result<()> {
 
 pub fn linux(spec: &Spec) -> Result<()> {
     let Some(linux) = spec.linux() else { return Ok(()) };
-    let offsets = linux.time_offsets().iter().flat_map(|map| map.values());
     let cpu = linux.resources().as_ref().and_then(|r| r.cpu().as_ref());
     refuse(&[
-        (
-            "linux.timeOffsets",
-            offsets.into_iter().any(|o| o.secs().unwrap_or(0) != 0 || o.nanosecs().unwrap_or(0) != 0),
-        ),
         ("linux.mountLabel", filled(linux.mount_label())),
         ("linux.intelRdt", linux.intel_rdt().as_ref().is_some_and(asks_for_rdt)),
         ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|map| !map.is_empty())),
