@@ -9,6 +9,8 @@ self=$(realpath "$0")
 name=$(basename "$0")
 packages=containerd,runc,crun,busybox-static,jq,python3,procps,strace,iproute2,util-linux,mount # as in integration/native
 packages+=,kmod,systemd,systemd-sysv,dbus,libseccomp2,user-mode-linux,qemu-system-x86,virtiofsd
+# For integration/engines: what they recommend and need here, too.
+packages+=,docker.io,docker-cli,docker-buildx,tini,podman,catatonit,netavark,aardvark-dns,iptables,nftables,uidmap,dbus-user-session,libpam-systemd
 
 die() { echo "$name: $*" >&2; exit 125; }
 
