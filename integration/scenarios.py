@@ -1,5 +1,6 @@
 """What integration/ctr and integration/engines share: running a program, expectations, an image, the look at what a scenario
 left behind, and one try of one."""
+import contextlib
 import fcntl
 import hashlib
 import io
@@ -32,7 +33,7 @@ class Result:
         return f"exit code {self.code}, stdout {self.out[-300:]!r}, stderr {self.err[-600:]!r}"
 
 
-def run(*command, input="", timeout=60, **more):
+def run(*command, input="", timeout=180, **more):
     return Result(subprocess.run(list(map(str, command)), input=input, capture_output=True, text=True, timeout=timeout, **more))
 
 
@@ -76,8 +77,7 @@ class Terminal:
 
     def read(self, seconds):
         """False at the end: the last user of the terminal has gone."""
-        if not select.select([self.master], [], [], seconds)[0]:
-            raise AssertionError(f"nothing more within {seconds} s; shown: {self.shown!r}")
+        expect(select.select([self.master], [], [], seconds)[0], f"nothing more within {seconds} s; shown: {self.shown!r}")
         try:
             data = os.read(self.master, 65536)
         except OSError:
@@ -88,6 +88,11 @@ class Terminal:
     def wait_for(self, text, seconds=15):
         while text not in self.shown:
             expect(self.read(seconds), f"the end before {text!r}: {self.shown!r}")
+
+    def shows(self, text, seconds):
+        with contextlib.suppress(AssertionError):
+            self.wait_for(text, seconds)
+        return text in self.shown
 
     def end(self, seconds=15):
         """The exit code and all that was shown."""
