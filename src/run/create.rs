@@ -254,8 +254,7 @@ impl Waiting<'_, '_> {
             Ok(socket) => return Ok(socket),
         };
         // One that still lives is ended by the clean-up.
-        let ended = |c: &Child| matches!(socket::wait_any([c.pidfd.as_fd()], Some(1)), Ok([true]));
-        let exit = half.child.take_if(|c| ended(c)).map(|c| clone::wait(&c.pidfd));
+        let exit = half.child.take_if(|c| has_ended(c, 1)).map(|c| clone::wait(&c.pidfd));
         let killed = matches!(exit, Some(Ok(Exit::Signal(libc::SIGKILL))));
         // With a field it is explained already: the memory limit was too low.
         let explained = first.origin.is_some() || half.container.is_removed()?;
@@ -296,6 +295,8 @@ impl Waiting<'_, '_> {
         match moved.and_then(|()| self.own_steps(&ours, half)) {
             Ok(()) => {}
             Err(e) if e.errno().is_some_and(is_gone) => {}
+            // systemd takes away the cgroup of a child that has failed, while our steps still need it.
+            Err(_) if half.prepared.unit.is_some() && half.child.as_ref().is_some_and(|c| has_ended(c, 0)) => {}
             Err(e) => return Err(e),
         }
         self.wait_ready(&ours, half)?;
@@ -385,6 +386,11 @@ impl Waiting<'_, '_> {
             None => killed,
         }
     }
+}
+
+/// Whether the child ends within so many seconds.
+fn has_ended(child: &Child, seconds: i64) -> bool {
+    matches!(socket::wait_any([child.pidfd.as_fd()], Some(seconds)), Ok([true]))
 }
 
 /// Signals that end a wait; the others stay for later.
