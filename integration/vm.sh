@@ -10,6 +10,8 @@ name=$(basename "$0")
 packages=containerd,runc,crun,busybox-static,jq,python3,procps,strace,iproute2,util-linux,mount # as in integration/native
 packages+=,kmod,systemd,systemd-sysv,dbus,libseccomp2,user-mode-linux,qemu-system-x86,virtiofsd
 packages+=,gcc,libc6-dev # some tests compile what they attack with
+# For integration/engines: what they recommend and need here, too.
+packages+=,docker.io,docker-cli,docker-buildx,tini,podman,catatonit,netavark,aardvark-dns,iptables,nftables,uidmap,dbus-user-session,libpam-systemd
 
 die() { echo "$name: $*" >&2; exit 125; }
 

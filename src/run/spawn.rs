@@ -48,8 +48,7 @@ impl Spawn<'_> {
             Ok(socket) => return Ok(socket),
         };
         // One that still lives is ended by the clean-up.
-        let ended = |c: &Child| matches!(socket::wait_any([c.pidfd.as_fd()], Some(1)), Ok([true]));
-        let exit = half.child.take_if(|c| ended(c)).map(|c| clone::wait(&c.pidfd));
+        let exit = half.child.take_if(|c| has_ended(c, 1)).map(|c| clone::wait(&c.pidfd));
         let killed = matches!(exit, Some(Ok(Exit::Signal(libc::SIGKILL))));
         // With a field it is explained already: the memory limit was too low.
         let explained = first.origin.is_some() || half.container.is_removed()?;
@@ -90,6 +89,8 @@ impl Spawn<'_> {
         match moved.and_then(|()| self.own_steps(&ours, half)) {
             Ok(()) => {}
             Err(e) if e.errno().is_some_and(is_gone) => {}
+            // systemd takes away the cgroup of a child that has failed, while our steps still need it.
+            Err(_) if half.prepared.unit.is_some() && half.child.as_ref().is_some_and(|c| has_ended(c, 0)) => {}
             Err(e) => return Err(e),
         }
         self.wait_ready(&ours, half)?;
@@ -218,6 +219,11 @@ pub fn ends_the_wait(signal: i32) -> Option<&'static str> {
         libc::SIGQUIT => Some("SIGQUIT"),
         _ => None,
     }
+}
+
+/// Whether the process has ended, or does within so many seconds.
+fn has_ended(child: &Child, seconds: i64) -> bool {
+    matches!(socket::wait_any([child.pidfd.as_fd()], Some(seconds)), Ok([true]))
 }
 
 /// Lets the child go on, and waits until it has closed its socket: in `create` because it waits for `start`; with a page for
