@@ -175,12 +175,13 @@ fn finish(
 
 /// The pid file and the pidfd, for who asked for them.
 pub fn tell_caller(child: &Child, pid_file: Option<&Path>, pidfd_socket: Option<&Path>) -> Result<()> {
-    if let Some(path) = pid_file {
-        write_pid_file(path, child.pid).map_err(|e| e.field("--pid-file"))?;
-    }
     if let Some(path) = pidfd_socket {
         let sent = socket::connect_stream(path).and_then(|s| socket::send_fd(s, b"pidfd", child.pidfd.as_fd()));
         sent.doing("send the pidfd").map_err(|e| e.field("--pidfd-socket"))?;
+    }
+    // At last: to callers of `exec` the file is the sign that nothing has failed.
+    if let Some(path) = pid_file {
+        write_pid_file(path, child.pid).map_err(|e| e.field("--pid-file"))?;
     }
     Ok(())
 }
