@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::antechamber;
 use super::cleanup::{self, Half};
 use super::prepare::{Prepared, prepare};
-use super::spawn::{self, Spawn};
+use super::spawn::{self, Frozen, Spawn};
 use crate::cgroup;
 use crate::child::Inherited;
 use crate::error::{Doing, Error, Origin, Result};
@@ -151,7 +151,7 @@ fn finish(
         join: None,
     });
     half.prepared.cgroup = cgroup;
-    let socket = Spawn { plan, signals: request.signals, log, frozen: None }.run(&mut inherited, half)?;
+    let socket = Spawn { plan, signals: request.signals, log, frozen: Frozen::Above }.run(&mut inherited, half)?;
 
     let pid = half.child.as_ref().map(|c| c.pid).unwrap_or_default();
     let lock = half.container.lock().map_err(|_| state::deleted())?;
@@ -170,7 +170,7 @@ fn finish(
     if let Some(child) = &half.child {
         tell_caller(child, request.pid_file, request.pidfd_socket)?;
     }
-    spawn::go(&socket, page)
+    spawn::go(&socket, page, || Ok(()))
 }
 
 /// The pid file and the pidfd, for who asked for them.
