@@ -409,26 +409,71 @@ pub fn global_alone(args: Vec<std::ffi::OsString>) -> Option<Global> {
 }
 
 /// Go's flag parser takes one dash for two, and containerd sends `-no-subreaper`: a single-dash word that is the name of
-/// a long flag becomes one.
+/// a long flag becomes one; so does `-e=A=1`, which clap would take for an id. What follows the id of `exec` and `ps` is
+/// not ours to change.
 pub fn long_flags(args: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
-    use clap::CommandFactory;
-    let single = |a: &std::ffi::OsString| {
-        let text = a.to_str()?;
-        let name = text.strip_prefix('-')?.split('=').next()?;
-        (name.len() > 1 && !name.starts_with('-') && name.starts_with(|c: char| c.is_ascii_lowercase()))
-            .then(|| name.to_owned())
-    };
-    if !args.iter().any(|a| single(a).is_some()) {
+    use clap::{Arg, CommandFactory};
+    let single =
+        |a: &std::ffi::OsString| a.to_str().is_some_and(|a| a.len() > 2 && a.starts_with('-') && !a.starts_with("--"));
+    if !args.iter().any(single) {
         return args; // nearly always
     }
     let top = Cli::command();
-    let known = |name: &str| {
-        let all = std::iter::once(&top).chain(top.get_subcommands());
-        all.flat_map(clap::Command::get_arguments).any(|a| a.get_long() == Some(name))
-    };
-    let widen = |a: std::ffi::OsString| match single(&a) {
-        Some(name) if known(&name) => format!("-{}", a.to_string_lossy()).into(),
-        _ => a,
-    };
-    args.into_iter().map(widen).collect()
+    let mut command = &top;
+    let mut words = args.into_iter();
+    let mut out: Vec<_> = words.next().into_iter().collect();
+    while let Some(word) = words.next() {
+        let text = word.to_string_lossy().into_owned();
+        let Some(flag) = text.strip_prefix('-').filter(|flag| !flag.is_empty()) else {
+            out.push(word);
+            match top.find_subcommand(&text).filter(|_| std::ptr::eq(command, &top)) {
+                Some(found) => command = found,
+                None if command.get_positionals().any(Arg::is_trailing_var_arg_set) => break,
+                None => {}
+            }
+            continue;
+        };
+        let (name, value) = flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value)));
+        let is = |a: &&Arg| match name.strip_prefix('-') {
+            Some(long) => a.get_long() == Some(long),
+            None if name.chars().count() == 1 => a.get_short() == name.chars().next(),
+            None => a.get_long() == Some(name),
+        };
+        let found = command.get_arguments().chain(top.get_arguments()).find(is);
+        let long = found.and_then(Arg::get_long).filter(|_| single(&word) && (name.len() > 1 || value.is_some()));
+        out.push(match long {
+            Some(long) => value.map_or(format!("--{long}"), |value| format!("--{long}={value}")).into(),
+            None => word,
+        });
+        // The word after it is its value.
+        if value.is_none() && found.is_some_and(|a| a.get_action().takes_values() && !a.is_require_equals_set()) {
+            out.extend(words.next());
+        }
+    }
+    out.extend(words);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn single_dashes_of_the_runtimes_own_flags() {
+        for (given, want) in [
+            ("-root /r create -no-pivot -bundle B c", "--root /r create --no-pivot --bundle B c"),
+            ("exec -e=A=1 -u=1:2 -d c true", "exec --env=A=1 --user=1:2 -d c true"),
+            // The command's own, and values.
+            ("exec -d c find -user 0 -e=x", "exec -d c find -user 0 -e=x"),
+            ("exec -e -user c -tty", "exec -e -user c -tty"),
+            ("-log exec exec -cwd / c -cwd", "--log exec exec --cwd / c -cwd"),
+            ("exec -no-new-privs c -user", "exec --no-new-privs c -user"),
+            ("exec --pid-file -p c -user", "exec --pid-file -p c -user"),
+            ("ps c -format x", "ps c -format x"),
+            ("delete c -force", "delete c --force"),
+            ("kill c -9", "kill c -9"),
+        ] {
+            let args = format!("tare {given}").split(' ').map(Into::into).collect();
+            let got: Vec<_> = super::long_flags(args).into_iter().map(|a| a.into_string().unwrap()).collect();
+            assert_eq!(got.join(" "), format!("tare {want}"));
+        }
+    }
 }

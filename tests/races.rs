@@ -6,11 +6,11 @@
 mod bed;
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bed::{Bed, cgroup_of, left_behind, tare};
+use bed::running::{Done, forced, nothing_left, spawn, wait_for};
+use bed::{Bed, cgroup_of};
 use serde_json::{Value, json};
 
 /// What a `create` says that somebody else has put an end to.
@@ -19,96 +19,11 @@ const CLEAR: [&str; 2] = [
     "the container's process was killed while the container was created",
 ];
 
-/// A command at work.
-struct Running {
-    child: Child,
-    place: std::path::PathBuf,
-}
-
-/// What came of it.
-struct Done {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Done {
-    fn ok(&self) -> bool {
-        self.code == Some(0)
-    }
-}
-
-fn spawn(bed: &Bed, name: &str, args: &[&str]) -> Running {
-    let place = bed.dir.join(name);
-    let file = |end: &str| fs::File::create(place.with_extension(end)).unwrap();
-    let child = Command::new(tare())
-        .arg("--root")
-        .arg(bed.dir.join("state"))
-        .args(args)
-        .current_dir(&bed.dir)
-        .stdin(Stdio::null())
-        .stdout(file("out"))
-        .stderr(file("err"))
-        .spawn()
-        .unwrap();
-    Running { child, place }
-}
-
-impl Running {
-    fn is_over(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
-    }
-
-    fn end(mut self) -> Done {
-        let limit = Instant::now() + Duration::from_secs(30);
-        while !self.is_over() {
-            assert!(Instant::now() < limit, "{:?} hangs", self.place);
-            std::thread::yield_now();
-        }
-        let read = |end: &str| fs::read_to_string(self.place.with_extension(end)).unwrap();
-        Done { code: self.child.wait().unwrap().code(), out: read("out"), err: read("err") }
-    }
-}
-
 fn bed(name: &str) -> Bed {
     let mut bed = Bed::new(name);
     bed.config["process"]["args"] = json!(["sleep", "1000"]);
     fs::write(bed.dir.join("config.json"), bed.config.to_string()).unwrap();
     bed
-}
-
-/// Waits until one of the things that a command does has happened, or the command is over; then `turns` more.
-fn wait_for(command: &mut Running, event: &dyn Fn() -> bool, turns: usize) {
-    while !event() && !command.is_over() {
-        std::hint::spin_loop();
-    }
-    for _ in 0..turns {
-        std::thread::yield_now();
-    }
-}
-
-/// No state, cgroup or mount, and no process whose command line names the bed.
-fn nothing_left(bed: &Bed, round: &str) {
-    assert!(!bed.dir.join("state").join(bed.id()).exists(), "{round}: the state is left");
-    assert!(!cgroup_of(&bed.id()).exists(), "{round}: the cgroup is left");
-    let dir = bed.dir.to_str().unwrap();
-    assert!(!left_behind().contains(dir), "{round}: a mount is left");
-    let processes = || {
-        let lines = fs::read_dir("/proc").unwrap().flatten().filter_map(|p| fs::read(p.path().join("cmdline")).ok());
-        lines.map(|line| String::from_utf8_lossy(&line).into_owned()).find(|line| line.contains(dir))
-    };
-    // A child of a command that was ended leaves a moment after it.
-    let limit = Instant::now() + Duration::from_secs(5);
-    while let Some(line) = processes() {
-        assert!(Instant::now() < limit, "{round}: a process is left: {line:?}");
-        std::thread::yield_now();
-    }
-}
-
-fn forced(bed: &Bed, round: &str) {
-    let out = bed.tare(&["delete", "--force", &bed.id()]);
-    assert!(out.status.success(), "{round}: {out:?}");
-    nothing_left(bed, round);
 }
 
 /// The one that failed.

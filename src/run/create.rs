@@ -13,7 +13,7 @@ use super::cleanup::{self, Half};
 use super::console::{self, Console};
 use super::gate;
 use super::prepare::{Prepared, prepare};
-use super::spawn::{self, Spawn};
+use super::spawn::{self, Frozen, Spawn};
 use crate::cgroup;
 use crate::child::Inherited;
 use crate::error::{Doing, Error, Origin, Result};
@@ -162,7 +162,7 @@ fn finish(
         join: None,
     });
     half.prepared.cgroup = cgroup;
-    let socket = Spawn { plan, signals: request.signals, log, frozen: None }.run(&mut inherited, half)?;
+    let socket = Spawn { plan, signals: request.signals, log, frozen: Frozen::Above }.run(&mut inherited, half)?;
 
     let pid = half.child.as_ref().map(|c| c.pid).unwrap_or_default();
     let lock = half.container.lock().map_err(|_| state::deleted())?;
@@ -181,19 +181,20 @@ fn finish(
     if let Some(child) = &half.child {
         tell_caller(child, request.pid_file, request.pidfd_socket)?;
     }
-    spawn::go(&socket, page)?;
+    spawn::go(&socket, page, || Ok(()))?;
     drop(inherited); // or our own end would be waited for
     from.flatten().map(|from| console::receive(&from)).transpose()
 }
 
 /// The pid file and the pidfd, for who asked for them.
 pub fn tell_caller(child: &Child, pid_file: Option<&Path>, pidfd_socket: Option<&Path>) -> Result<()> {
-    if let Some(path) = pid_file {
-        write_pid_file(path, child.pid).map_err(|e| e.field("--pid-file"))?;
-    }
     if let Some(path) = pidfd_socket {
         let sent = socket::connect_stream(path).and_then(|s| socket::send_fd(s, b"pidfd", child.pidfd.as_fd()));
         sent.doing("send the pidfd").map_err(|e| e.field("--pidfd-socket"))?;
+    }
+    // At last: to callers of `exec` the file is the sign that nothing has failed.
+    if let Some(path) = pid_file {
+        write_pid_file(path, child.pid).map_err(|e| e.field("--pid-file"))?;
     }
     Ok(())
 }

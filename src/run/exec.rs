@@ -13,7 +13,7 @@ use super::cleanup::Half;
 use super::console::{self, Console};
 use super::create::tell_caller;
 use super::prepare::Prepared;
-use super::spawn::{self, Spawn};
+use super::spawn::{self, Frozen, Spawn};
 use crate::cgroup::{self, Cgroup};
 use crate::child::{Inherited, Join};
 use crate::error::{Doing, Error, Result};
@@ -67,8 +67,8 @@ pub fn exec(request: Request<'_>, log: &mut Log) -> Result<(Child, Option<OwnedF
     let mut half = Half { container: request.container, prepared, child: None, hooked: false };
     let done = loop {
         let frozen = match &half.prepared.cgroup {
-            Some(cgroup) if !ignore_paused => Some(cgroup.watch()?),
-            _ => None,
+            Some(cgroup) if !ignore_paused => Frozen::Paused(cgroup.watch()?),
+            _ => Frozen::Waits,
         };
         let spawn = Spawn { plan: &plan, signals, log, frozen };
         match make(spawn, state, &init, to.as_ref(), &mut half, pid_file, pidfd_socket) {
@@ -96,10 +96,17 @@ pub fn exec(request: Request<'_>, log: &mut Log) -> Result<(Child, Option<OwnedF
             }
             // Whatever it was that failed: it is because the container has ended. What it says of the command is better.
             let of_command = e.origin.as_ref().is_some_and(|o| o.field.starts_with("process.args"));
-            let ended = matches!(socket::wait_any([init.as_fd()], Some(0)), Ok([true]));
-            Err(if ended && !of_command { stopped() } else { e })
+            let patience = i64::from(spawn::was_killed(&e)); // who kills them all has not come to init yet
+            Err(if !of_command && has_ended(state.pid, &init, patience) { stopped() } else { e })
         }
     }
+}
+
+/// Whether init is on its way out within these seconds. It has given up its namespaces before it ends the others in its pid
+/// namespace, and only when these are gone it has ended itself.
+fn has_ended(pid: i32, init: &OwnedFd, seconds: i64) -> bool {
+    matches!(socket::wait_any([init.as_fd()], Some(seconds)), Ok([true]))
+        || !Path::new(&format!("/proc/{pid}/ns/mnt")).exists()
 }
 
 fn stopped() -> Error {
@@ -107,7 +114,7 @@ fn stopped() -> Error {
 }
 
 fn make(
-    spawn: Spawn<'_>,
+    mut spawn: Spawn<'_>,
     state: &State,
     init: &OwnedFd,
     console: Option<&OwnedFd>,
@@ -118,7 +125,7 @@ fn make(
     let page = Page::new().doing("make the page for errors")?;
     let mut inherited = Some(inherit(spawn.plan, state, init, console, half.prepared.cgroup.is_some())?);
     let socket = spawn.run(&mut inherited, half)?;
-    spawn::go(&socket, Some(page))?;
+    spawn::go(&socket, Some(page), || spawn.wait(&socket, half))?;
     // Only now: callers take the file for the sign that the command runs.
     match &half.child {
         Some(child) => tell_caller(child, pid_file, pidfd_socket),
@@ -138,6 +145,10 @@ fn inherit<'p>(
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let rootfs = &state.rootfs;
     let (before, after) = namespaces(state.pid)?;
+    // Else these were those of another process, which has been given the pid since: perhaps the host's.
+    if has_ended(state.pid, &init, 0) {
+        return Err(stopped());
+    }
     // With a mount namespace, its root takes this one's place.
     let rootfs = if after & libc::CLONE_NEWNS == 0 { rootfs.as_path() } else { Path::new("/") };
     let rootfs = rustix::fs::open(rootfs, flags, Mode::empty()).call("open", || format!("{rootfs:?}"));

@@ -15,7 +15,7 @@ use crate::error::{Doing, Error, Result};
 use crate::faults;
 use crate::host;
 use crate::log::Log;
-use crate::plan::{Actor, Op, Plan};
+use crate::plan::{Actor, Op, Plan, Tree};
 use crate::seccomp;
 use crate::state::{self, PAUSED};
 use crate::sys::clone::{self, Child, Exit};
@@ -25,6 +25,12 @@ use crate::sys::socket;
 /// Seconds after which a wait says what it waits for.
 const PATIENCE: i64 = 10;
 
+/// What is said of a child that was killed: before it was ready, and since.
+const KILLED: [&str; 2] = [
+    "the container's process was killed before it was ready",
+    "the container's process was killed while the container was created",
+];
+
 /// The parent, from clone3 until the child is ready.
 pub struct Spawn<'a> {
     /// What is done.
@@ -33,8 +39,18 @@ pub struct Spawn<'a> {
     pub signals: &'a SignalFd,
     /// Where warnings go.
     pub log: &'a mut Log,
-    /// Whether it ends the wait, with an error, that the cgroup is frozen.
-    pub frozen: Option<Watch>,
+    /// What it means that the cgroup is frozen meanwhile.
+    pub frozen: Frozen,
+}
+
+/// What it means that the cgroup is frozen while the child is waited for.
+pub enum Frozen {
+    /// `create`: nobody pauses what is not there yet, so it is a cgroup above, and an error.
+    Above,
+    /// `exec`: the container is paused, an error at once.
+    Paused(Watch),
+    /// `exec --ignore-paused`: somebody will resume it.
+    Waits,
 }
 
 impl Spawn<'_> {
@@ -42,7 +58,7 @@ impl Spawn<'_> {
     ///
     /// A cgroup whose cgroup.kill was written more often than that of the caller's kills what is born in it (Linux 6.18,
     /// 7.2): a child that SIGKILL takes before its first word is made once more and moved into the cgroup.
-    pub fn run<'p>(mut self, inherited: &mut Option<Inherited<'p>>, half: &mut Half) -> Result<OwnedFd> {
+    pub fn run<'p>(&mut self, inherited: &mut Option<Inherited<'p>>, half: &mut Half) -> Result<OwnedFd> {
         let first = match self.try_once(inherited, half) {
             Err(e) => e,
             Ok(socket) => return Ok(socket),
@@ -145,37 +161,49 @@ impl Spawn<'_> {
     fn wait_ready(&mut self, socket: &OwnedFd, half: &mut Half) -> Result<()> {
         faults::at("parent", "before-ready")?;
         loop {
+            self.wait(socket, half)?;
+            let word = match sync::listen(socket.as_fd()) {
+                Err(e) if e.errno == Errno::ECONNRESET => Ok(None), // it has ended with a message of ours unread
+                word => word,
+            };
+            return match word.doing("wait for the container's process")? {
+                Some(FromChild::Hooks) => {
+                    self.runtime_hooks(socket, half)?;
+                    continue;
+                }
+                Some(FromChild::Ready) => faults::at("parent", "after-ready"),
+                Some(FromChild::Failed(report)) => {
+                    faults::at("parent", "after-failed")?;
+                    Err(explain(report.error()))
+                }
+                None => Err(self.died(half)),
+            };
+        }
+    }
+
+    /// Waits until the child has said something or is gone; what it has said is better than any other reason to end.
+    pub fn wait(&mut self, socket: &OwnedFd, half: &Half) -> Result<()> {
+        loop {
             let fds = [socket.as_fd(), self.signals.as_fd()];
-            let watched = self.frozen.as_ref().and_then(Watch::poll_fd);
+            let watch = if let Frozen::Paused(watch) = &self.frozen { Some(watch) } else { None };
+            let watched = watch.and_then(Watch::poll_fd);
             let ([spoke, signalled], changed) =
                 socket::wait_watching(fds, watched, PATIENCE).doing("wait for the container's process")?;
-            if changed && self.frozen.as_ref().is_some_and(|w| w.read().is_ok_and(|events| events.frozen)) {
+            if spoke {
+                return Ok(());
+            }
+            if changed && watch.is_some_and(|w| w.read().is_ok_and(|events| events.frozen)) {
                 return Err(Error::new(PAUSED));
             }
             if signalled && let Ok(Some(signal)) = self.signals.read_signal() {
                 if let Some(name) = ends_the_wait(signal.ssi_signo as i32) {
-                    return Err(Error::new(format!("interrupted by {name} while the container was created")));
+                    let exec = self.plan.tree == Tree::Joined;
+                    let before = if exec { "before the command ran" } else { "while the container was created" };
+                    return Err(Error::new(format!("interrupted by {name} {before}")));
                 }
-            } else if spoke {
-                let word = match sync::listen(socket.as_fd()) {
-                    Err(e) if e.errno == Errno::ECONNRESET => Ok(None), // it has ended with a message of ours unread
-                    word => word,
-                };
-                return match word.doing("wait for the container's process")? {
-                    Some(FromChild::Hooks) => {
-                        self.runtime_hooks(socket, half)?;
-                        continue;
-                    }
-                    Some(FromChild::Ready) => faults::at("parent", "after-ready"),
-                    Some(FromChild::Failed(report)) => {
-                        faults::at("parent", "after-failed")?;
-                        Err(explain(report.error()))
-                    }
-                    None => Err(self.died(half)),
-                };
             } else if !changed {
                 let frozen = half.prepared.cgroup.as_ref().is_some_and(|c| c.is_frozen().unwrap_or(false));
-                if frozen {
+                if frozen && matches!(self.frozen, Frozen::Above) {
                     return Err(Error::new("the container's cgroup is frozen, so its process cannot run")
                         .hint("a cgroup above it is frozen"));
                 }
@@ -200,7 +228,7 @@ impl Spawn<'_> {
         if half.container.is_removed().unwrap_or(false) {
             return state::deleted();
         }
-        let killed = Error::new("the container's process was killed before it was ready");
+        let killed = Error::new(KILLED[0]);
         match half.prepared.cgroup.as_ref().and_then(|c| c.oom_peak()) {
             Some(peak) => killed
                 .field("linux.resources.memory.limit")
@@ -227,11 +255,11 @@ fn has_ended(child: &Child, seconds: i64) -> bool {
 }
 
 /// Lets the child go on, and waits until it has closed its socket: in `create` because it waits for `start`; with a page for
-/// errors, by execve.
+/// errors, by execve. `wait` may end that early.
 ///
 /// # Errors
 /// What the child has failed at since it was ready.
-pub fn go(socket: &OwnedFd, page: Option<(Page, OwnedFd)>) -> Result<()> {
+pub fn go(socket: &OwnedFd, page: Option<(Page, OwnedFd)>, wait: impl FnOnce() -> Result<()>) -> Result<()> {
     faults::at("parent", "before-go")?;
     let (page, page_fd) = page.unzip();
     match sync::tell(socket, &ToChild::Go(page_fd)) {
@@ -243,6 +271,7 @@ pub fn go(socket: &OwnedFd, page: Option<(Page, OwnedFd)>) -> Result<()> {
         told => told.doing("let the container's process go on")?,
     }
     faults::at("parent", "after-go")?;
+    wait()?;
     last_words(socket, page.as_ref())
 }
 
@@ -260,7 +289,12 @@ fn last_words(socket: &OwnedFd, page: Option<&Page>) -> Result<()> {
 }
 
 fn killed() -> Error {
-    Error::new("the container's process was killed while the container was created")
+    Error::new(KILLED[1])
+}
+
+/// Whether the child was killed, by nobody knows whom.
+pub fn was_killed(e: &Error) -> bool {
+    KILLED.contains(&e.doing.as_ref())
 }
 
 /// The other end of the socket is closed, or closed with messages of ours unread.

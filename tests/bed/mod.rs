@@ -6,6 +6,8 @@
 // Each file of tests is a program of its own, and none uses all of this.
 #![allow(dead_code)]
 
+pub mod running;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
@@ -181,6 +183,13 @@ impl Bed {
         let out = self.tare(&[&["run", "--detach", "--pid-file", "pid"], args, &[&self.id()]].concat());
         assert!(out.status.success(), "{out:?}");
         fs::read_to_string(self.dir.join("pid")).unwrap().parse().unwrap()
+    }
+
+    /// Executes a command in the container: the exit status, standard output and standard error.
+    pub fn exec(&self, options: &[&str], command: &[&str]) -> (i32, String, String) {
+        let out = self.tare(&[&["exec"], options, &[&self.id()], command].concat());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (out.status.code().unwrap_or(-1), text(&out.stdout), text(&out.stderr))
     }
 
     /// Ends and removes the container.
