@@ -52,10 +52,23 @@ pub fn prepare(terminal: bool, socket: Option<&Path>, detach: bool) -> Result<Op
     }
 }
 
-/// Takes the master that the child has sent.
+/// Takes the master that the child has sent, and makes it ready while the child still waits: its process must not see the size
+/// change, nor print a line before lines are left as they are.
 pub fn receive(from: &OwnedFd) -> Result<OwnedFd> {
-    let message = socket::receive(from, 4096).doing("take the container's terminal")?;
-    message.and_then(|(_, fd)| fd).ok_or_else(|| Error::new("the container's process sent no terminal"))
+    let doing = "take the container's terminal";
+    let message = socket::receive(from, 4096).doing(doing)?;
+    let master = message.and_then(|(_, fd)| fd);
+    let master = master.ok_or_else(|| Error::new("the container's process sent no terminal"))?;
+    rustix::fs::fcntl_setfl(&master, OFlags::RDWR | OFlags::NONBLOCK)
+        .call("fcntl", || "F_SETFL".into())
+        .doing(doing)?;
+    // What comes out is for our stdout, which may be a file: a terminal there makes \r\n of \n itself.
+    if let Ok(mut attributes) = termios::tcgetattr(&master) {
+        attributes.output_modes -= OutputModes::ONLCR;
+        let _ = termios::tcsetattr(&master, OptionalActions::Now, &attributes);
+    }
+    resize(&master);
+    Ok(master)
 }
 
 /// Our own terminal as it was, for a panic as well: the shell is of no use in raw mode.
@@ -76,7 +89,7 @@ impl Raw {
         let Ok(before) = termios::tcgetattr(stdin()) else { return Ok(None) };
         let mut raw = before.clone();
         raw.make_raw();
-        // The container's terminal leaves lines as they are (see below), so that what we print ourselves is readable, too.
+        // The container's terminal leaves lines as they are (see above), so that what we print ourselves is readable, too.
         raw.output_modes |= OutputModes::OPOST;
         *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
         let others = std::panic::take_hook();
@@ -145,18 +158,15 @@ enum Event {
     TakesOutput,
 }
 
+/// Bytes that are read after the end: more than a terminal keeps, but others may go on to print for ever.
+const REST: usize = 1 << 20;
+
 /// Carries bytes between our stdio and the container's terminal until the process has ended, and returns its exit status.
 /// Nothing is read that cannot be passed on, so whoever is slow slows the other side down.
 pub fn relay(master: &OwnedFd, child: &Child, signals: &SignalFd) -> Result<i32> {
     let doing = "serve the container's terminal";
-    rustix::fs::fcntl_setfl(master, OFlags::RDWR | OFlags::NONBLOCK).call("fcntl", || "F_SETFL".into()).doing(doing)?;
-    // What comes out is for our stdout, which may be a file: a terminal there makes \r\n of \n itself.
-    if let Ok(mut attributes) = termios::tcgetattr(master) {
-        attributes.output_modes -= OutputModes::ONLCR;
-        let _ = termios::tcsetattr(master, OptionalActions::Now, &attributes);
-    }
     let raw = Raw::new()?;
-    resize(master);
+    let mut rest = REST;
     let (mut input, mut output) = (Pipe::default(), Pipe::default());
     let (mut stdin_open, mut stdout_open, mut master_open, mut ended) = (true, true, true, false);
     loop {
@@ -167,7 +177,8 @@ pub fn relay(master: &OwnedFd, child: &Child, signals: &SignalFd) -> Result<i32>
         wait(!ended && master_open && !input.is_empty(), Event::TakesInput, master.as_fd(), PollFlags::OUT);
         wait(master_open && output.is_empty(), Event::Printed, master.as_fd(), PollFlags::IN);
         wait(!output.is_empty(), Event::TakesOutput, stdout(), PollFlags::OUT);
-        let ready = ready(&waits, ended && output.is_empty()).doing(doing)?;
+        let last_look = ended && output.is_empty();
+        let ready = ready(&waits, last_look).doing(doing)?;
         for event in &ready {
             match event {
                 Event::Signal => pass_on(signals, child, || resize(master)),
@@ -175,7 +186,13 @@ pub fn relay(master: &OwnedFd, child: &Child, signals: &SignalFd) -> Result<i32>
                 Event::Typed => stdin_open = input.read(stdin()).unwrap_or(false),
                 Event::TakesInput if input.write(master.as_fd()).is_err() => input = Pipe::default(),
                 // EIO: nobody has the terminal open any more.
-                Event::Printed => master_open = output.read(master.as_fd()).unwrap_or(false),
+                Event::Printed => {
+                    master_open = output.read(master.as_fd()).unwrap_or(false);
+                    if ended {
+                        rest = rest.saturating_sub(output.bytes.len());
+                        master_open &= rest > 0;
+                    }
+                }
                 Event::TakesOutput if output.write(stdout()).is_err() => stdout_open = false,
                 Event::TakesInput | Event::TakesOutput => {}
             }
@@ -184,10 +201,7 @@ pub fn relay(master: &OwnedFd, child: &Child, signals: &SignalFd) -> Result<i32>
             output = Pipe::default(); // nobody looks, which need not stop the container
         }
         // Everything that was printed before the end has been passed on.
-        if ended
-            && output.is_empty()
-            && (!master_open || !ready.contains(&Event::Printed) && !ready.contains(&Event::End))
-        {
+        if last_look && output.is_empty() && (!master_open || !ready.contains(&Event::Printed)) {
             drop(raw);
             return clone::wait(&child.pidfd).map(|exit| exit.status()).doing("wait for the container's process");
         }

@@ -181,9 +181,10 @@ fn finish(
     if let Some(child) = &half.child {
         tell_caller(child, request.pid_file, request.pidfd_socket)?;
     }
-    spawn::go(&socket, page, || Ok(()))?;
     drop(inherited); // or our own end would be waited for
-    from.flatten().map(|from| console::receive(&from)).transpose()
+    let master = from.flatten().map(|from| console::receive(&from)).transpose()?;
+    spawn::go(&socket, page, || Ok(()))?;
+    Ok(master)
 }
 
 /// The pid file and the pidfd, for who asked for them.

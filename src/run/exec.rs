@@ -63,7 +63,7 @@ pub fn exec(request: Request<'_>, log: &mut Log) -> Result<(Child, Option<OwnedF
     let prepared = Prepared { cgroup: find_cgroup(state, request.cgroup)?, ..Prepared::default() };
     let (pid_file, pidfd_socket, signals) = (request.pid_file, request.pidfd_socket, request.signals);
     let (given, ignore_paused) = (request.cgroup.is_some(), request.ignore_paused);
-    let (to, from) = request.console.map(|c| (c.to, c.from)).unzip();
+    let console = request.console;
     let mut half = Half { container: request.container, prepared, child: None, hooked: false };
     let done = loop {
         let frozen = match &half.prepared.cgroup {
@@ -71,7 +71,7 @@ pub fn exec(request: Request<'_>, log: &mut Log) -> Result<(Child, Option<OwnedF
             _ => Frozen::Waits,
         };
         let spawn = Spawn { plan: &plan, signals, log, frozen };
-        match make(spawn, state, &init, to.as_ref(), &mut half, pid_file, pidfd_socket) {
+        match make(spawn, state, &init, console.as_ref(), &mut half, pid_file, pidfd_socket) {
             // The container has made cgroups of its own and moved its init into one: that is where its processes are.
             Err(e) if e.errno() == Some(Errno::EBUSY) && half.child.is_none() && !given => {
                 let own = init_cgroup(state)?;
@@ -83,8 +83,6 @@ pub fn exec(request: Request<'_>, log: &mut Log) -> Result<(Child, Option<OwnedF
             done => break done,
         }
     };
-    drop(to); // or our own end would be waited for
-    let done = done.and_then(|()| from.flatten().map(|from| console::receive(&from)).transpose());
     match (done, half.child.take()) {
         (Ok(master), Some(child)) => Ok((child, master)),
         (Ok(_), None) => Err(Error::new("the process was lost")),
@@ -117,20 +115,22 @@ fn make(
     mut spawn: Spawn<'_>,
     state: &State,
     init: &OwnedFd,
-    console: Option<&OwnedFd>,
+    console: Option<&Console>,
     half: &mut Half,
     pid_file: Option<&Path>,
     pidfd_socket: Option<&Path>,
-) -> Result<()> {
+) -> Result<Option<OwnedFd>> {
     let page = Page::new().doing("make the page for errors")?;
-    let mut inherited = Some(inherit(spawn.plan, state, init, console, half.prepared.cgroup.is_some())?);
+    let mut inherited = Some(inherit(spawn.plan, state, init, console.map(|c| &c.to), half.prepared.cgroup.is_some())?);
     let socket = spawn.run(&mut inherited, half)?;
+    // What is ready has sent it.
+    let master = console.and_then(|c| c.from.as_ref()).map(console::receive).transpose()?;
     spawn::go(&socket, Some(page), || spawn.wait(&socket, half))?;
     // Only now: callers take the file for the sign that the command runs.
-    match &half.child {
-        Some(child) => tell_caller(child, pid_file, pidfd_socket),
-        None => Ok(()),
+    if let Some(child) = &half.child {
+        tell_caller(child, pid_file, pidfd_socket)?;
     }
+    Ok(master)
 }
 
 fn inherit<'p>(
