@@ -21,13 +21,17 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Starts the container; an error is what the runtime said.
 type Way = fn(&Arena, &str) -> Result<(), String>;
 
-/// The ways to come to a running process. What brings another one (exec, update, restore) adds its line.
-pub const WAYS: [(&str, Way); 2] = [
+/// The ways to come to a running process. What brings another one (update, restore) adds its line.
+pub const WAYS: [(&str, Way); 3] = [
     ("run", |arena, tree| arena.creates("run", &["--detach", "--pid-file", "pid", tree])),
     ("create", |arena, tree| {
         arena.creates("create", &["--pid-file", "pid", tree])?;
         arena.waits_cleanly();
         arena.command("start", &[])
+    }),
+    ("exec", |arena, tree| {
+        arena.creates_a_host(tree)?;
+        arena.execs(&[])
     }),
 ];
 
@@ -210,6 +214,27 @@ impl Arena {
         made
     }
 
+    /// The container of config.json with another process, which is nothing but there: what is refused of config.json's own
+    /// is refused to `exec`.
+    pub fn creates_a_host(&self, tree: &str) -> Result<(), String> {
+        let mut config = self.bed.config.clone();
+        let process = &mut config["process"];
+        (process["args"], process["cwd"]) = (json!(["/bin/sleep", "1000"]), json!("/"));
+        process["user"] = json!({"uid": 0, "gid": 0});
+        fs::write(self.bed.dir.join("config.json"), config.to_string()).unwrap();
+        self.creates("run", &["--detach", "--pid-file", "init", tree])
+    }
+
+    /// The process of config.json, in a container that is there and stays, whatever comes of it.
+    pub fn execs(&self, options: &[&str]) -> Result<(), String> {
+        fs::write(self.bed.dir.join("process.json"), self.bed.config["process"].to_string()).unwrap();
+        let usual = ["--detach", "--pid-file", "pid", "--process", "process.json"];
+        let made = self.command("exec", &[&usual, options].concat());
+        assert_eq!(self.bed.status(), "running", "{made:?}");
+        assert_eq!(made.is_ok(), self.bed.dir.join("pid").exists(), "a pid file is the sign that it runs: {made:?}");
+        made
+    }
+
     /// One command of the runtime's, with an end.
     pub fn command(&self, name: &str, options: &[&str]) -> Result<(), String> {
         let file = |what| fs::File::create(self.bed.dir.join(format!("{name}.{what}"))).unwrap();
@@ -256,7 +281,7 @@ impl Arena {
     /// CVE-2024-21626, seen from the host. A process that has ended holds nothing.
     fn holds_stdio_only(&self, label: &str) {
         let held = descriptors(&self.pid());
-        assert!(held.is_empty() || held == ["0", "1", "2"], "{label}: pid 1 holds {held:?}");
+        assert!(held.is_empty() || held == ["0", "1", "2"], "{label}: the process holds {held:?}");
     }
 
     /// What waits for `start` holds descriptors of the host's still, none of which may survive execve.

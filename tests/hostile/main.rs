@@ -8,12 +8,7 @@
 //!
 //! | with | case |
 //! |---|---|
-//! | exec | a line in `harness::WAYS` |
-//! | exec | CVE-2016-9962: the exec'd process is not ptraceable while it holds a descriptor of the host's |
-//! | exec | CVE-2019-5736 by an exec of `/proc/self/exe`, and CVE-2024-21626 by `exec --cwd` |
-//! | exec | CVE-2022-29162, CVE-2022-27650, CVE-2025-27612: `exec --cap` leaves the inheritable set empty |
-//! | exec | CVE-2026-30892: `exec -u` with `1`, `1:`, `:1`, `1:2`, `name`, `-1`, 2^32 |
-//! | exec | runc 1.5.2: `exec --cgroup ../name-suffix` |
+//! | exec, born last | CVE-2016-9962 with CAP_SYS_PTRACE as well: it opens the runtime's descriptors until execve (`exec::SPY`) |
 //! | update, checkpoint | a line each in `harness::WAYS` |
 //! | checkpoint | CVE-2026-119101, CVE-2026-115520: links and `]:` in names at restore |
 //! | terminal | CVE-2025-52565: the pts entry swapped; CVE-2026-88264: `/dev/console` as a link, with a terminal |
@@ -27,6 +22,7 @@
 #[path = "../bed/mod.rs"]
 mod bed;
 mod canary;
+mod exec;
 mod harness;
 mod host;
 mod matrix;

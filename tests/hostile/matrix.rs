@@ -114,7 +114,7 @@ fn arena(name: &str, place: &str) -> Arena {
 }
 
 /// What the runtime must refuse, and the field that it names. All else must work, inside the rootfs.
-fn must_refuse(place: &str, kind: Kind) -> Option<&'static str> {
+fn must_refuse(way: &str, place: &str, kind: Kind) -> Option<&'static str> {
     let leads_nowhere = matches!(kind, MagicLink | Loop);
     let no_directory = leads_nowhere || matches!(kind, File | Fifo | HardLink);
     match place {
@@ -129,7 +129,8 @@ fn must_refuse(place: &str, kind: Kind) -> Option<&'static str> {
             (no_directory || kind == RootLink).then_some("mounts[")
         }
         "one" => (leads_nowhere || matches!(kind, RootLink | Directory)).then_some("mounts[7] (/one)"),
-        "work" => no_directory.then_some("process.cwd"),
+        // `exec` makes no directory for its process.
+        "work" => (no_directory || way == "exec" && !matches!(kind, RootLink | Directory)).then_some("process.cwd"),
         "secret" => leads_nowhere.then_some("linux.maskedPaths[1] (/secret)"),
         "fixed" => leads_nowhere.then_some("linux.readonlyPaths[1] (/fixed)"),
         _ => None,
@@ -144,9 +145,12 @@ fn matrix(tree: &str) {
             for kind in KINDS {
                 arena.empty_rootfs();
                 plant(&arena, place, is_file, kind);
+                if way == "exec" && place != "work" {
+                    fs::create_dir(arena.rootfs().join("work")).unwrap();
+                }
                 arena.arm();
                 let outcome = arena.live(tree, way, start);
-                match must_refuse(place, kind) {
+                match must_refuse(way, place, kind) {
                     Some(field) => outcome.refused_with(&format!("tare: {field}")),
                     None => {
                         let home = if (place, kind) == ("etc/passwd", HardLink) { HOME } else { "/" };
