@@ -18,6 +18,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::error::{Doing, Error, Origin, Result};
 use crate::faults;
 use crate::plan::{Actor, Op, Plan};
+use crate::run::hooks::Files;
 use crate::run::sync::{self, FromChild, Report, ToChild};
 use crate::sys::page::Page;
 use crate::sys::process::{self, Exec};
@@ -53,6 +54,8 @@ pub struct Inherited<'p> {
     pub owner: u32,
     /// Where the master of a terminal goes.
     pub console: Option<OwnedFd>,
+    /// Where hooks print that are run in the container's root.
+    pub hook_files: Files,
     /// `exec`: the container that is joined.
     pub join: Option<Join>,
 }
