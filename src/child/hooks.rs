@@ -7,7 +7,8 @@ use rustix::fs::{Mode, OFlags};
 use super::Child;
 use crate::error::{Doing, Error, Result};
 use crate::faults;
-use crate::run::hooks::{self, Watch};
+use crate::plan::Hook;
+use crate::run::hooks::{self, Place, Watch};
 use crate::run::sync::{self, FromChild, ToChild};
 use crate::sys::{Call, process};
 
@@ -32,13 +33,18 @@ impl Child<'_> {
         let Some(all) = &self.in_.plan.hooks else { return Err(Error::new("there are no hooks")) };
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         if status == "creating" {
-            let dir = hooks::bundle(all)?;
+            let place = hooks::bundle(all)?;
             // If the parent ends, so do the hook and we.
             let watch = Watch::Parent(self.socket()?.as_fd());
-            return hooks::run(all, &all.create_container, pid, status, &dir, watch);
+            return hooks::run(all, &all.create_container, pid, status, &place, watch);
         }
+        // These are programs of the image: the runtime's environment is none of their business.
+        let inside = |hook: &Hook| Hook { env: hook.env.clone().or_else(|| Some(self.env.clone())), ..hook.clone() };
+        let list: Vec<_> = all.start_container.iter().map(inside).collect();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(".", flags, Mode::empty()).call("open", || "\".\"".into());
-        hooks::run(all, &all.start_container, pid, status, &dir.doing("open the working directory")?, Watch::None)
+        let place =
+            Place { dir: dir.doing("open the working directory")?, files: std::mem::take(&mut self.in_.hook_files) };
+        hooks::run(all, &list, pid, status, &place, Watch::None)
     }
 }

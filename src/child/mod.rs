@@ -21,6 +21,7 @@ use crate::error::{Doing, Error, Origin, Result};
 use crate::faults;
 use crate::plan::{Actor, NEWTIME, Op, Plan};
 use crate::run::gate;
+use crate::run::hooks::Files;
 use crate::run::sync::{self, FromChild, Report, ToChild};
 use crate::sys::page::Page;
 use crate::sys::process::{self, Exec};
@@ -58,6 +59,8 @@ pub struct Inherited<'p> {
     pub console: Option<OwnedFd>,
     /// Namespaces that are joined by path, unless the gate has done so.
     pub joined: Vec<gate::Open>,
+    /// Where hooks print that are run in the container's root.
+    pub hook_files: Files,
     /// `exec`: the container that is joined.
     pub join: Option<Join>,
 }

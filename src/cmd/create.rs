@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::log::Log;
 use crate::plan::Options;
 use crate::run::create::{Created, Request};
+use crate::run::hooks::Watch;
 use crate::run::{cleanup, console, foreground, start as starting};
 use crate::state::Store;
 use crate::sys::clone;
@@ -27,8 +28,9 @@ pub fn run(args: &Run, global: &Global, store: &Store, log: &mut Log) -> Result<
     }
     let way = if args.detach { Way::Detached } else { Way::Foreground };
     let created = make(&args.create, global, store, &signals, way, log)?;
-    if let Err(e) = starting::poststart(created.hooks.as_ref(), created.child.pid, &created.child.pidfd) {
-        let _ = clone::wait(&created.child.pidfd);
+    let (child, watch) = (&created.child, Watch::Signals(&signals));
+    if let Err(e) = starting::poststart(created.hooks.as_ref(), child.pid, &child.pidfd, watch) {
+        let _ = clone::wait(&child.pidfd);
         let deleted = created.container.lock().and_then(|_lock| {
             let state = created.container.load()?;
             cleanup::delete(&created.container, Some(&state), log)

@@ -16,7 +16,7 @@ pub struct Hook {
     pub path: String,
     /// Its arguments, with its name.
     pub args: Vec<String>,
-    /// Its environment; none is the runtime's.
+    /// Its environment; none is the runtime's (for startContainer, the process's).
     pub env: Option<Vec<String>>,
     /// Seconds until it is killed.
     pub timeout: Option<u64>,

@@ -21,13 +21,15 @@ pub struct Half {
     pub prepared: Prepared,
     /// The child, not reaped yet.
     pub child: Option<Child>,
-    /// Hooks have run, so those that clean up after them run, too.
+    /// Hooks have run.
     pub hooked: bool,
 }
 
 /// Ends the child and removes cgroup and directory; what fails there is attached to the error.
 pub fn undo(half: Half, hooks: Option<&Hooks>, error: Error) -> Error {
     let mut error = error;
+    // Hooks may have run, in the child as well, so those that clean up after them run, too.
+    let hooked = half.hooked || half.child.is_some();
     if let Some(child) = &half.child {
         let _ = clone::pidfd_send_signal(&child.pidfd, libc::SIGKILL);
         error = error.and(clone::wait(&child.pidfd).map(drop).doing("wait for the container's process"));
@@ -44,7 +46,7 @@ pub fn undo(half: Half, hooks: Option<&Hooks>, error: Error) -> Error {
         error = error.and(bus::stop(unit));
     }
     let error = error.and(half.container.remove());
-    match hooks.filter(|_| half.hooked) {
+    match hooks.filter(|_| hooked) {
         Some(hooks) => hooks::poststop(hooks).into_iter().fold(error, |error, e| error.and(Err(e))),
         None => error,
     }

@@ -12,6 +12,7 @@ use super::antechamber;
 use super::cleanup::{self, Half};
 use super::console::{self, Console};
 use super::gate;
+use super::hooks;
 use super::prepare::{Prepared, prepare};
 use super::spawn::{self, Frozen, Spawn};
 use crate::cgroup;
@@ -110,7 +111,8 @@ fn new_state(request: &Request<'_>, plan: &Plan, host: Option<&cgroup::Host>) ->
         rootfs: rootfs.unwrap_or_default(),
         created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
         owner: rustix::process::geteuid().as_raw(),
-        config: None,
+        // For the hooks poststop of a `delete --force`, should we not live to finish.
+        config: plan.hooks.as_ref().map(|_| request.config.clone()),
     })
 }
 
@@ -142,8 +144,8 @@ fn finish(
     };
     drop(lock); // the child must not hold it
     faults::at("parent", "clone3")?;
-    let prepared = std::mem::take(&mut half.prepared);
-    let cgroup = prepared.cgroup;
+    let mut prepared = std::mem::take(&mut half.prepared);
+    half.prepared.cgroup = prepared.cgroup.take(); // to be removed after any failure
     let nofile = if plan.slots > 200 { process::raise_nofile() } else { None };
     let page = if request.options.run { Some(Page::new().doing("make the page for errors")?) } else { None };
     let (to, from) = request.console.take().map(|c| (c.to, c.from)).unzip();
@@ -154,14 +156,14 @@ fn finish(
         rootfs: prepared.rootfs.ok_or_else(|| Error::new("the rootfs was not opened"))?,
         namespace: prepared.namespace,
         slots: prepared.slots,
-        placed: cgroup.is_some(),
+        placed: half.prepared.cgroup.is_some(),
         nofile,
         owner: state.owner,
         console: to,
+        hook_files: plan.hooks.as_ref().map(hooks::files).transpose()?.unwrap_or_default(),
         joined: gate::open(plan)?,
         join: None,
     });
-    half.prepared.cgroup = cgroup;
     let socket = Spawn { plan, signals: request.signals, log, frozen: Frozen::Above }.run(&mut inherited, half)?;
 
     let pid = half.child.as_ref().map(|c| c.pid).unwrap_or_default();
@@ -183,7 +185,7 @@ fn finish(
     }
     drop(inherited); // or our own end would be waited for
     let master = from.flatten().map(|from| console::receive(&from)).transpose()?;
-    spawn::go(&socket, page, || Ok(()))?;
+    spawn::go(&socket, page, request.signals, || Ok(()))?;
     Ok(master)
 }
 

@@ -121,11 +121,12 @@ fn make(
     pidfd_socket: Option<&Path>,
 ) -> Result<Option<OwnedFd>> {
     let page = Page::new().doing("make the page for errors")?;
+    let signals = spawn.signals;
     let mut inherited = Some(inherit(spawn.plan, state, init, console.map(|c| &c.to), half.prepared.cgroup.is_some())?);
     let socket = spawn.run(&mut inherited, half)?;
     // What is ready has sent it.
     let master = console.and_then(|c| c.from.as_ref()).map(console::receive).transpose()?;
-    spawn::go(&socket, Some(page), || spawn.wait(&socket, half))?;
+    spawn::go(&socket, Some(page), signals, || spawn.wait(&socket, half))?;
     // Only now: callers take the file for the sign that the command runs.
     if let Some(child) = &half.child {
         tell_caller(child, pid_file, pidfd_socket)?;
@@ -164,6 +165,7 @@ fn inherit<'p>(
         owner: state.owner,
         console,
         joined: Vec::new(),
+        hook_files: Default::default(),
         join: Some(Join { init, before, after }),
     })
 }

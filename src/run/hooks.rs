@@ -10,7 +10,7 @@
 //! | poststop                  | `delete`, or a `create` that has failed      | all the rest is gone                         |
 //!
 //! A hook has the host's paths and, without an `env` of its own, the runtime's environment: never the image's
-//! (CVE-2025-23266). Its state comes from a file, so that one that does not read it harms nobody.
+//! (CVE-2025-23266). That of startContainer alone is a program of the image's, and has the process's. The state comes from a file, so that one that does not read it harms nobody.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -26,10 +26,13 @@ use crate::error::{Doing, Error, Origin, Result};
 use crate::plan::{Hook, Hooks};
 use crate::state::State;
 use crate::sys::process::{self, Exec};
-use crate::sys::{Call, clone, socket};
+use crate::sys::{Call, clone, errno_text, socket};
 
 /// Bytes of a hook's output that an error tells.
 const OUTPUT: usize = 4096;
+
+/// Bytes that are read after a hook's end: what a pipe holds (pipe(7)). A child of its own may go on to print for ever.
+const PIPE: usize = 65536;
 
 /// What ends a hook, and the wait for it.
 #[derive(Clone, Copy)]
@@ -69,11 +72,11 @@ impl Watch<'_> {
 ///
 /// # Errors
 /// The first one that cannot be executed, fails, or takes longer than its timeout; the others are not run then.
-pub fn run(hooks: &Hooks, list: &[Hook], pid: i32, status: &str, dir: &OwnedFd, watch: Watch<'_>) -> Result<()> {
+pub fn run(hooks: &Hooks, list: &[Hook], pid: i32, status: &str, place: &Place, watch: Watch<'_>) -> Result<()> {
     let mut state = hooks.state.clone();
     state["pid"] = pid.into();
     state["status"] = status.into();
-    list.iter().try_for_each(|hook| one(hooks, hook, &state, dir.as_fd(), watch).map_err(|e| e.at(origin(hook))))
+    list.iter().try_for_each(|hook| one(hook, &state, place, watch).map_err(|e| e.at(origin(hook))))
 }
 
 /// The hooks of a container that is there, if its configuration has the word.
@@ -83,24 +86,47 @@ pub fn saved(state: &State, word: &str) -> Result<Option<Hooks>> {
     Ok(Hooks::of(&spec, &state.id, &state.bundle))
 }
 
-/// Where hooks of the runtime start.
-pub fn bundle(hooks: &Hooks) -> Result<OwnedFd> {
+/// Files for standard output and error, if annotations name them (`run.oci.hooks.stdout`, `.stderr`, as crun has them).
+pub type Files = [Option<OwnedFd>; 2];
+
+/// Where hooks start, and where they print.
+pub struct Place {
+    /// The directory.
+    pub dir: OwnedFd,
+    /// None is a pipe for our error.
+    pub files: Files,
+}
+
+/// The place of those that have the host's paths.
+pub fn bundle(hooks: &Hooks) -> Result<Place> {
     let path = hooks.state["bundle"].as_str().unwrap_or("/");
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // It may be gone when the container is deleted.
     let open = |path: &str| rustix::fs::open(path, flags, Mode::empty()).call("open", || format!("{path:?}"));
-    open(path).or_else(|_| open("/")).doing("open the bundle for hooks")
+    let dir = open(path).or_else(|_| open("/")).doing("open the bundle for hooks")?;
+    Ok(Place { dir, files: files(hooks)? })
+}
+
+/// Opens the files, by the host's paths.
+pub fn files(hooks: &Hooks) -> Result<Files> {
+    let open = |path: &Option<PathBuf>| {
+        let Some(path) = path else { return Ok(None) };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o700)).call("open", || format!("{path:?}"));
+        file.map(Some).doing("open the file for the output of hooks").map_err(|e| e.field("annotations"))
+    };
+    Ok([open(&hooks.stdout)?, open(&hooks.stderr)?])
 }
 
 /// The hooks poststop: all of them, whatever the others do.
 ///
 /// Returns what failed: the container is gone all the same (runtime.md, "Lifecycle").
 pub fn poststop(hooks: &Hooks) -> Vec<Error> {
-    let dir = match bundle(hooks) {
-        Ok(dir) => dir,
+    let place = match bundle(hooks) {
+        Ok(place) => place,
         Err(e) => return vec![e],
     };
-    let one = |hook| run(hooks, std::slice::from_ref(hook), 0, "stopped", &dir, Watch::None).err();
+    let one = |hook| run(hooks, std::slice::from_ref(hook), 0, "stopped", &place, Watch::None).err();
     hooks.poststop.iter().filter_map(one).collect()
 }
 
@@ -108,19 +134,19 @@ fn origin(hook: &Hook) -> Origin {
     Origin::new(hook.field.clone(), hook.path.clone())
 }
 
-fn one(hooks: &Hooks, hook: &Hook, state: &Value, dir: BorrowedFd<'_>, watch: Watch<'_>) -> Result<()> {
+fn one(hook: &Hook, state: &Value, place: &Place, watch: Watch<'_>) -> Result<()> {
     let input = input(state)?;
-    let (output, writer) = output(hooks)?;
+    let (output, writer) = output(&place.files)?;
     let env = hook.env.clone().unwrap_or_else(environment);
     let args = if hook.args.is_empty() { vec![hook.path.clone()] } else { hook.args.clone() };
     let exec = Exec::new(&hook.path, &args, &env).doing("prepare the hook")?;
     let Some(child) = clone::fork().doing("make a process for the hook")? else {
         let [out, err] = &writer;
-        become_hook(&exec, &input, out, err, dir)
+        become_hook(&exec, &input, out, err, place.dir.as_fd())
     };
     drop(writer);
     let mut text = Vec::new();
-    let end = wait(&child, output.as_ref(), &mut text, hook.timeout, watch);
+    let end = wait(&child, &output, &mut text, hook.timeout, watch);
     let status = match end {
         Ok(()) => clone::wait(&child.pidfd).doing("wait for the hook")?,
         Err(e) => {
@@ -168,22 +194,16 @@ fn input(state: &Value) -> Result<OwnedFd> {
     Ok(file)
 }
 
-/// Standard output and error of the hook: files that annotations name (`run.oci.hooks.stdout`, `.stderr`, as crun has them),
-/// else a pipe for our error.
-fn output(hooks: &Hooks) -> Result<(Option<OwnedFd>, [OwnedFd; 2])> {
+/// The end to read of a pipe, and standard output and error of the hook.
+fn output(files: &Files) -> Result<(OwnedFd, [OwnedFd; 2])> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .call("pipe2", || "CLOEXEC".into())
         .doing("make a pipe")?;
-    let file = |path: &Option<PathBuf>| match path {
-        None => writer.try_clone().call("dup", String::new).doing("make a pipe"),
-        Some(path) => {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
-            let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o700)).call("open", || format!("{path:?}"));
-            file.doing("open the file for the output of hooks").map_err(|e| e.field("annotations"))
-        }
+    let end = |file: &Option<OwnedFd>| {
+        file.as_ref().unwrap_or(&writer).try_clone().call("dup", String::new).doing("make a pipe")
     };
-    let files = [file(&hooks.stdout)?, file(&hooks.stderr)?];
-    Ok((Some(reader), files))
+    let ends = [end(&files[0])?, end(&files[1])?];
+    Ok((reader, ends))
 }
 
 /// In the hook's process: stdio, the directory, signals, and its program.
@@ -200,47 +220,51 @@ fn become_hook(exec: &Exec, input: &OwnedFd, out: &OwnedFd, err: &OwnedFd, dir: 
         Ok(()) => exec.run(),
         Err(e) => e,
     };
-    let _ = rustix::io::write(rustix::stdio::stderr(), format!("{error:#}").as_bytes());
+    let text = format!("{} {}: {}", error.call, error.args, errno_text(error.errno));
+    let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
     process::exit_now(NOT_EXECUTED)
 }
 
 /// Waits for the end of the hook, and gathers what it prints.
 fn wait(
     child: &clone::Child,
-    output: Option<&OwnedFd>,
+    output: &OwnedFd,
     text: &mut Vec<u8>,
     seconds: Option<u64>,
     watch: Watch<'_>,
 ) -> Result<()> {
     let deadline = seconds.map(|s| Instant::now() + Duration::from_secs(s));
-    let mut output = output;
+    let (mut output, mut rest) = (Some(output), PIPE);
     loop {
         let mut fds = vec![PollFd::new(&child.pidfd, PollFlags::IN)];
         fds.extend(watch.poll_fd());
         fds.extend(output.map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
-        let left = deadline.map(|d| socket::timespec(d.saturating_duration_since(Instant::now())));
-        match poll(&mut fds, left.as_ref()) {
+        let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+        if let Some(seconds) = seconds.filter(|_| left == Some(Duration::ZERO)) {
+            return Err(Error::new(format!("error running hook: hook ran past specified timeout of {seconds} s")));
+        }
+        match poll(&mut fds, left.map(socket::timespec).as_ref()) {
             Err(rustix::io::Errno::INTR) => continue,
-            Ok(0) => {
-                let seconds = seconds.unwrap_or(0);
-                return Err(Error::new(format!("error running hook: hook ran past specified timeout of {seconds} s")));
-            }
             r => r.call("poll", || "the hook".into()).map(drop).doing("wait for the hook")?,
         }
-        let ended = !fds[0].revents().is_empty();
-        if let Some(reader) = output.filter(|_| !fds[fds.len() - 1].revents().is_empty()) {
+        let ready = |i: usize| !fds[i].revents().is_empty();
+        let ended = ready(0);
+        if !ended && watch.poll_fd().is_some() && ready(1) && watch.ends() {
+            return Err(Error::new("interrupted while a hook was running"));
+        }
+        if let Some(reader) = output.filter(|_| ready(fds.len() - 1) && rest > 0) {
             let mut buffer = [0; 4096];
             match rustix::io::read(reader, &mut buffer) {
-                Ok(n) if n > 0 => text.extend(&buffer[..n.min(OUTPUT.saturating_sub(text.len()))]),
+                Ok(n) if n > 0 => {
+                    text.extend(&buffer[..n.min(OUTPUT.saturating_sub(text.len()))]);
+                    rest -= if ended { n.min(rest) } else { 0 };
+                }
                 _ => output = None,
             }
             continue; // all that is there already, before the end is believed
         }
         if ended {
             return Ok(());
-        }
-        if watch.poll_fd().is_some() && !fds[1].revents().is_empty() && watch.ends() {
-            return Err(Error::new("interrupted while a hook was running"));
         }
     }
 }

@@ -68,7 +68,8 @@ impl Spawn<'_> {
         let killed = matches!(exit, Some(Ok(Exit::Signal(libc::SIGKILL))));
         // With a field it is explained already: the memory limit was too low.
         let explained = first.origin.is_some() || half.container.is_removed()?;
-        if !killed || explained || inherited.as_ref().is_none_or(|i| !i.placed) {
+        if !killed || explained || half.hooked || inherited.as_ref().is_none_or(|i| !i.placed) {
+            half.hooked |= exit.is_some(); // it may have run its own
             return Err(first);
         }
         self.log.debug(format!("once more, to be moved into the cgroup instead of being born in it: {first}"));
@@ -238,6 +239,14 @@ impl Spawn<'_> {
     }
 }
 
+/// A signal has come, which may end the wait.
+fn interrupted(signals: &SignalFd) -> Result<()> {
+    match signals.read_signal().ok().flatten().and_then(|signal| ends_the_wait(signal.ssi_signo as i32)) {
+        Some(name) => Err(Error::new(format!("interrupted by {name} while the container was created"))),
+        None => Ok(()),
+    }
+}
+
 /// Signals that end a wait; the others stay for later.
 pub fn ends_the_wait(signal: i32) -> Option<&'static str> {
     match signal {
@@ -259,7 +268,12 @@ fn has_ended(child: &Child, seconds: i64) -> bool {
 ///
 /// # Errors
 /// What the child has failed at since it was ready.
-pub fn go(socket: &OwnedFd, page: Option<(Page, OwnedFd)>, wait: impl FnOnce() -> Result<()>) -> Result<()> {
+pub fn go(
+    socket: &OwnedFd,
+    page: Option<(Page, OwnedFd)>,
+    signals: &SignalFd,
+    wait: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     faults::at("parent", "before-go")?;
     let (page, page_fd) = page.unzip();
     match sync::tell(socket, &ToChild::Go(page_fd)) {
@@ -272,13 +286,24 @@ pub fn go(socket: &OwnedFd, page: Option<(Page, OwnedFd)>, wait: impl FnOnce() -
     }
     faults::at("parent", "after-go")?;
     wait()?;
-    last_words(socket, page.as_ref())
+    last_words(socket, page.as_ref(), signals)
 }
 
-fn last_words(socket: &OwnedFd, page: Option<&Page>) -> Result<()> {
-    let listen = || match sync::listen(socket.as_fd()) {
-        Err(e) if e.errno == Errno::ECONNRESET => Err(killed()),
-        said => said.doing("wait for the container's process"),
+fn last_words(socket: &OwnedFd, page: Option<&Page>, signals: &SignalFd) -> Result<()> {
+    let listen = || {
+        // It may run hooks still, which may take their time.
+        loop {
+            let fds = [socket.as_fd(), signals.as_fd()];
+            let [spoke, _] = socket::wait_any(fds, None).doing("wait for the container's process")?;
+            if spoke {
+                break;
+            }
+            interrupted(signals)?;
+        }
+        match sync::listen(socket.as_fd()) {
+            Err(e) if e.errno == Errno::ECONNRESET => Err(killed()),
+            said => said.doing("wait for the container's process"),
+        }
     };
     let report = match faults::message("parent", "end", listen)? {
         None => page.and_then(|page| sync::Report::from_bytes(&page.read())),

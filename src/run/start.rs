@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use super::hooks::Watch;
 use super::sync::{self, FromChild, Report, ToChild};
 use super::{explain, hooks};
 use crate::error::{Doing, Error, Result};
@@ -55,7 +56,7 @@ pub fn start(container: &Container) -> Result<()> {
         None if lock.is_some() => Err(stopped()), // it was killed before it could answer
         None => {
             remove_start(&container.dir);
-            poststart(hooks::saved(&state, "\"poststart\"")?.as_ref(), state.pid, &init)
+            poststart(hooks::saved(&state, "\"poststart\"")?.as_ref(), state.pid, &init, Watch::None)
         }
     }
 }
@@ -64,9 +65,9 @@ pub fn start(container: &Container) -> Result<()> {
 ///
 /// # Errors
 /// The first one that fails.
-pub fn poststart(hooks: Option<&Hooks>, pid: i32, init: impl AsFd) -> Result<()> {
+pub fn poststart(hooks: Option<&Hooks>, pid: i32, init: impl AsFd, watch: Watch<'_>) -> Result<()> {
     let Some(hooks) = hooks.filter(|h| !h.poststart.is_empty()) else { return Ok(()) };
-    let done = hooks::run(hooks, &hooks.poststart, pid, "running", &hooks::bundle(hooks)?, hooks::Watch::None);
+    let done = hooks::run(hooks, &hooks.poststart, pid, "running", &hooks::bundle(hooks)?, watch);
     if done.is_err() {
         let _ = clone::pidfd_send_signal(init, libc::SIGKILL);
     }
