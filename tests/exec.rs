@@ -340,7 +340,6 @@ fn exit_statuses_and_words() {
         );
         fails(&bed, &[detach, &["--cwd=relative"]].concat(), &["true"], "process.cwd: must be an absolute path");
         fails(&bed, &[detach, &["--env=A"]].concat(), &["true"], "process.env[2]: \"A\" has no '='");
-        fails(&bed, &[detach, &["--tty"]].concat(), &["true"], "--tty: not supported yet");
         fails(&bed, &[detach, &["--apparmor=x"]].concat(), &["true"], "process.apparmorProfile: not supported yet");
         fails(&bed, &[detach, &["--process-label=x"]].concat(), &["true"], "process.selinuxLabel: not supported yet");
         fails(

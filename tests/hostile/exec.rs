@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::bed::TREES;
+use crate::bed::trees;
 use crate::harness::Arena;
 
 /// Looks at every new process as soon as it is there, and tells what it gets of one: descriptors above stderr, an executable
@@ -96,7 +96,7 @@ fn a_process_is_not_seen_through_before_it_is_executed() {
     }
     arena.bed.config["process"]["args"] = json!(["/spy"]);
     arena.bed.through = ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"].map(str::to_owned).into();
-    for tree in TREES {
+    for tree in trees() {
         arena.bed.detached(&[&format!("--mount-namespace={tree}")]);
         let mut spied = fs::File::open(arena.bed.dir.join("out")).unwrap();
         let spying = |word: &str, spied: &mut fs::File| {
