@@ -9,6 +9,7 @@ self=$(realpath "$0")
 name=$(basename "$0")
 packages=containerd,runc,crun,busybox-static,jq,python3,procps,strace,iproute2,util-linux,mount # as in integration/native
 packages+=,kmod,systemd,systemd-sysv,dbus,libseccomp2,user-mode-linux,qemu-system-x86,virtiofsd
+packages+=,gcc,libc6-dev # some tests compile what they attack with
 # For integration/engines: what they recommend and need here, too.
 packages+=,docker.io,docker-cli,docker-buildx,tini,podman,catatonit,netavark,aardvark-dns,iptables,nftables,uidmap,dbus-user-session,libpam-systemd
 
@@ -73,7 +74,7 @@ vm() {
 	tail -s 0.2 -q -n +1 -f --pid=$pid "$folder/stdout" &
 	local out=$!
 	tail -s 0.2 -q -n +1 -f --pid=$pid "$folder/stderr" >&2 &
-	wait $pid && status=0 || status=$?
+	{ wait $pid && status=0 || status=$?; } 2>/dev/null # not told by bash that it was killed
 	pid=''
 	wait $out $! || true
 	[ ! -s "$folder/status" ] || exit "$(cat "$folder/status")"

@@ -82,6 +82,8 @@ pub enum Command {
     Start(Id),
     /// Create and start a container
     Run(Run),
+    /// Execute a further process in a container
+    Exec(Box<Exec>),
     /// Print the state of a container
     State(Id),
     /// List containers
@@ -145,7 +147,7 @@ pub struct Create {
     /// Socket to send the process's pidfd to
     #[arg(long, value_name = "SOCKET")]
     pub pidfd_socket: Option<PathBuf>,
-    /// Socket to send a terminal to (not supported yet)
+    /// Socket to send the master of a terminal to
     #[arg(long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
     /// Number of descriptors above stderr to pass on
@@ -169,6 +171,72 @@ pub struct Run {
     /// Do not become the reaper of the container's orphans
     #[arg(long)]
     pub no_subreaper: bool,
+}
+
+/// The process is that of --process; or the container's own with another command and what the flags change
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// File with the process in the form of config.json's
+    #[arg(long, short, value_name = "FILE")]
+    pub process: Option<PathBuf>,
+    /// Give it a terminal
+    #[arg(long, short)]
+    pub tty: bool,
+    /// Do not wait for its end
+    #[arg(long, short)]
+    pub detach: bool,
+    /// Working directory
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<String>,
+    /// Set a variable; may be given often
+    #[arg(long, short, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// User
+    #[arg(long, short, value_name = "UID[:GID]", allow_hyphen_values = true)]
+    pub user: Option<String>,
+    /// Supplementary group; may be given often
+    #[arg(long, short = 'g', value_name = "GID", value_delimiter = ',')]
+    pub additional_gids: Vec<u32>,
+    /// Add a capability; may be given often
+    #[arg(long, short, value_name = "CAP")]
+    pub cap: Vec<String>,
+    /// Forbid new privileges
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub no_new_privs: Option<bool>,
+    /// AppArmor profile
+    #[arg(long, value_name = "PROFILE")]
+    pub apparmor: Option<String>,
+    /// SELinux label
+    #[arg(long, value_name = "LABEL")]
+    pub process_label: Option<String>,
+    /// File to write the process's id to, once it runs
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Socket to send the process's pidfd to
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
+    /// Socket to send the master of a terminal to
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// Number of descriptors above stderr to pass on
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preserve_fds: u32,
+    /// Cgroup below the container's
+    #[arg(long, value_name = "[CTRL:]PATH")]
+    pub cgroup: Vec<String>,
+    /// Wait for the container to be resumed if it is paused
+    #[arg(long)]
+    pub ignore_paused: bool,
+    /// Id of the container, and the command
+    #[arg(value_name = "ID [COMMAND]", required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<String>,
+}
+
+impl Command {
+    /// The exit status when it fails: who waits for an exec's own one can tell it by 255.
+    pub fn failure(&self) -> u8 {
+        if matches!(self, Command::Exec(_)) { 255 } else { 1 }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -66,6 +66,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let failure = cli.command.failure();
     match sealed.and_then(|()| cmd::run(cli, &mut log)) {
         Ok(status) => {
             log.succeed();
@@ -73,7 +74,7 @@ fn main() -> ExitCode {
         }
         Err(e) => {
             log.fail(&e);
-            ExitCode::FAILURE
+            ExitCode::from(failure)
         }
     }
 }

@@ -332,7 +332,7 @@ fn the_log_gets_one_line_for_every_failure() {
         &["state", "nobody"][..],                 // of the state
         &["create", "--bundle", "/no/such", "x"], // of the bundle
         &["create", "a/b"],
-        &["create", "--console-socket", "s", "x"], // of a flag that is not supported
+        &["create", "--console-socket", "s", "x"], // of a flag that does not fit
         &["bogus"],                                // of the command line
         &["create", "--preserve-fds=many", "x"],
         &["state"],
@@ -399,7 +399,7 @@ fn warnings_are_in_the_log_only() {
 #[test]
 fn what_is_not_supported_is_said() {
     let bed = sleeping("not-yet");
-    fails(&bed, &["create", "--console-socket", "s", &bed.id()], "--console-socket: not supported yet");
+    fails(&bed, &["create", "--console-socket", "s", &bed.id()], "cannot use console socket if tare will not detach");
     assert!(!bed.dir.join("state").join(bed.id()).exists());
 }
 

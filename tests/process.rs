@@ -535,7 +535,6 @@ fn what_is_not_supported_is_refused_by_its_name() {
         ("/process/scheduler", json!({"policy": "SCHED_BATCH", "nice": 3})),
         ("/process/ioPriority", json!({"class": "IOPRIO_CLASS_BE", "priority": 3})),
         ("/process/execCPUAffinity", json!({"initial": "0"})),
-        ("/process/terminal", json!(true)),
         ("/process/apparmorProfile", json!("x")),
         ("/process/selinuxLabel", json!("x")),
         ("/linux/personality", json!({"domain": "LINUX32"})),

@@ -19,6 +19,7 @@ fn with_profile(name: &str, test: &str) -> Bed {
     let out = Command::new(tare()).args(["spec", "--seccomp", name, "--bundle"]).arg(&bed.dir).output().unwrap();
     assert!(out.status.success(), "{out:?}");
     bed.config = serde_json::from_slice(&fs::read(bed.dir.join("config.json")).unwrap()).unwrap();
+    bed.config["process"]["terminal"] = json!(false);
     for set in ["bounding", "effective", "permitted"] {
         bed.config["process"]["capabilities"][set] = json!(["CAP_SYS_ADMIN", "CAP_CHOWN", "CAP_SYS_CHROOT"]);
     }

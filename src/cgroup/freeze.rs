@@ -44,6 +44,11 @@ impl Watch {
         }
     }
 
+    /// The descriptor to poll for POLLPRI, unless the cgroup is gone.
+    pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.0.as_ref().map(AsFd::as_fd)
+    }
+
     /// What it says now.
     ///
     /// # Errors

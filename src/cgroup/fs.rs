@@ -187,7 +187,6 @@ impl Cgroup {
     ///
     /// # Errors
     /// chown fails.
-    #[cfg_attr(not(test), expect(dead_code, reason = "user namespaces bring its caller"))]
     pub fn delegate(&self, uid: u32) -> Result<()> {
         let chown = |name: &str, flags: AtFlags| {
             let owner = rustix::fs::Uid::from_raw(uid);

@@ -111,31 +111,38 @@ impl Cgroup {
         let deadline = Instant::now() + PATIENCE;
         loop {
             self.kill_all()?;
-            match self.remove_by(deadline.min(Instant::now() + KILL_AGAIN)) {
-                Err(_) if Instant::now() < deadline && self.populated()? => {}
-                done => return done,
+            if self.try_remove(deadline.min(Instant::now() + KILL_AGAIN))? {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(self.still_populated());
             }
         }
     }
 
     pub(super) fn remove_by(&self, deadline: Instant) -> Result<()> {
+        if self.try_remove(deadline)? { Ok(()) } else { Err(self.still_populated()) }
+    }
+
+    /// Whether it could be removed: not if there are still processes at the deadline.
+    fn try_remove(&self, deadline: Instant) -> Result<bool> {
         let doing = "remove the container's cgroup";
         let at = |e: Error| e.at(self.origin());
         let name = self.path().file_name().unwrap_or_default();
         let parent = match open_parent(self.as_fd()) {
-            Err(e) if gone(e.errno) => return Ok(()),
+            Err(e) if gone(e.errno) => return Ok(true),
             other => other.doing(doing).map_err(at)?,
         };
         // More than two rounds are only needed while somebody makes new ones, or processes go late.
         for _ in 0..ROUNDS {
             match rmdir(parent.as_fd(), name) {
                 Err(e) if is_busy(e.errno) => {}
-                Err(e) if gone(e.errno) => return Ok(()),
-                other => return other.doing(doing).map_err(at),
+                Err(e) if gone(e.errno) => return Ok(true),
+                other => return other.map(|()| true).doing(doing).map_err(at),
             }
             remove_children(self.as_fd()).doing(doing).map_err(at)?;
             if self.wait_for(deadline, |events| !events.populated)?.populated {
-                return Err(self.still_populated());
+                return Ok(false);
             }
         }
         let error =

@@ -48,13 +48,7 @@ impl Child<'_> {
 
     /// A hard limit above the present one can only be set while CAP_SYS_RESOURCE is there.
     pub fn raise_rlimit(&mut self, resource: u32, name: &str, hard: u64) -> Result<()> {
-        let (soft, now) = process::rlimit(resource).doing(format!("read {name}"))?;
-        if hard <= now {
-            return Ok(());
-        }
-        process::set_rlimit(resource, soft, hard)
-            .doing(format!("raise the hard limit from {now} to {hard}"))
-            .map_err(|e| e.hint("the runtime needs CAP_SYS_RESOURCE to raise a limit"))
+        raise_rlimit(0, resource, name, hard)
     }
 
     /// The limit as config.json has it. What would hinder the runtime itself (open files) is set at last.
@@ -178,7 +172,7 @@ impl Child<'_> {
                     }
                     return Ok(());
                 }
-                Some(ToChild::Placed) => {}
+                Some(ToChild::Placed | ToChild::Hooked | ToChild::Mapped) => {}
                 None => process::exit_now(1),
             }
         }
@@ -234,6 +228,18 @@ impl Child<'_> {
         // Docker and Podman look for these words, in this form.
         Err(Error::sys(format!("exec {}: {}", error.args, errno_text(error.errno)), error))
     }
+}
+
+/// Raises the hard limit of a process, of this one for 0, if it is lower. A process in a user namespace may not do that
+/// itself: then the parent does it.
+pub fn raise_rlimit(pid: i32, resource: u32, name: &str, hard: u64) -> Result<()> {
+    let (soft, now) = process::rlimit(pid, resource).doing(format!("read {name}"))?;
+    if hard <= now {
+        return Ok(());
+    }
+    process::set_rlimit_of(pid, resource, soft, hard)
+        .doing(format!("raise the hard limit from {now} to {hard}"))
+        .map_err(|e| e.hint("the runtime needs CAP_SYS_RESOURCE to raise a limit"))
 }
 
 /// Whether the path may be executed; else the reason in Go's words.

@@ -1,23 +1,30 @@
 //! The child, between clone3(2) and execve(2): works off its steps of the plan. It has a copy of the parent's memory and
 //! descriptors; it ends in execve or exit_group, never unwinds, prints nothing and reports through its socket.
 
+mod console;
 mod copy_up;
 mod devices;
 mod finish;
 mod home;
+mod hooks;
+pub use finish::raise_rlimit;
+
 mod mounts;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use rustix::fs::{Mode, OFlags};
+
 use crate::error::{Doing, Error, Origin, Result};
 use crate::faults;
-use crate::plan::{Actor, Op, Plan};
+use crate::plan::{Actor, NEWTIME, Op, Plan};
+use crate::run::gate;
 use crate::run::sync::{self, FromChild, Report, ToChild};
-use crate::sys::clone;
 use crate::sys::page::Page;
 use crate::sys::process::{self, Exec};
+use crate::sys::{Call, clone, mount};
 
 /// What the parent opened for a slot.
 pub enum Opened {
@@ -47,6 +54,22 @@ pub struct Inherited<'p> {
     pub nofile: Option<(u64, u64)>,
     /// Who may start the container.
     pub owner: u32,
+    /// Where the master of a terminal goes.
+    pub console: Option<OwnedFd>,
+    /// Namespaces that are joined by path, unless the gate has done so.
+    pub joined: Vec<gate::Open>,
+    /// `exec`: the container that is joined.
+    pub join: Option<Join>,
+}
+
+/// A container that is joined by one more process.
+pub struct Join {
+    /// Its init, as a pidfd.
+    pub init: OwnedFd,
+    /// The namespaces that take in children only (pid, time): joined by the parent before clone3.
+    pub before: i32,
+    /// The others: joined by the child.
+    pub after: i32,
 }
 
 /// What the child gathers on its way.
@@ -142,16 +165,76 @@ impl Child<'_> {
         faults::at("child", if self.in_.placed { "born-in-its-cgroup" } else { "born" })?;
         process::setsid().doing("start a session")?;
         rustix::process::umask(rustix::fs::Mode::empty());
-        if self.in_.plan.namespaces.cgroup && !self.in_.placed {
-            let hear = || sync::hear(self.socket()?.as_fd()).doing("wait to be moved into the cgroup");
-            match faults::message("child", "placed", hear)? {
-                Some(ToChild::Placed) => clone::unshare(libc::CLONE_NEWCGROUP).doing("make the cgroup namespace")?,
-                _ => process::exit_now(1),
-            }
+        self.join_namespaces()?;
+        self.wait_for_parent()?;
+        if let Some(join) = self.in_.join.take() {
+            self.join(&join)?;
         }
         if let Some(namespace) = self.in_.namespace.take() {
             clone::setns(&namespace, libc::CLONE_NEWNS).doing("enter the mount namespace of the rootfs")?;
         }
+        Ok(())
+    }
+
+    /// The namespaces that are joined by path. Those that only children get into were joined by the parent.
+    fn join_namespaces(&mut self) -> Result<()> {
+        let children_only = libc::CLONE_NEWPID as u64 | NEWTIME;
+        for namespace in std::mem::take(&mut self.in_.joined).iter().filter(|n| n.flag & children_only == 0) {
+            let joined = clone::setns(&namespace.file, namespace.flag as i32).doing("join the namespace");
+            joined.map_err(|e| e.field(namespace.field.clone()))?;
+        }
+        Ok(())
+    }
+
+    /// The ids are mapped and the process is in its cgroup; then the namespaces that had to wait for that are made.
+    fn wait_for_parent(&mut self) -> Result<()> {
+        let namespaces = &self.in_.plan.namespaces;
+        let (late, mapped, cgroup) =
+            (namespaces.late, namespaces.maps.is_some(), namespaces.cgroup && !self.in_.placed);
+        let (mut map, mut place) = (mapped, cgroup);
+        while map || place {
+            let hear = || sync::hear(self.socket()?.as_fd()).doing("wait for the parent");
+            match faults::message("child", "placed", hear)? {
+                Some(ToChild::Mapped) => map = false,
+                Some(ToChild::Placed) => place = false,
+                _ => process::exit_now(1),
+            }
+        }
+        if namespaces.user() {
+            // What is made from here on belongs to root of the namespace, and not to somebody who is not in it.
+            process::set_ids(0, 0)
+                .doing("become root of the user namespace")
+                .map_err(|e| e.field("linux.uidMappings").hint("id 0 must be mapped"))?;
+            process::set_nondumpable().doing("stay non-dumpable")?;
+        }
+        let late = late | if cgroup { libc::CLONE_NEWCGROUP as u64 } else { 0 };
+        if late == 0 {
+            return Ok(());
+        }
+        clone::unshare(late as i32).doing("make namespaces").map_err(|e| e.field("linux.namespaces"))
+    }
+
+    /// Enters the container: one setns(2) for all namespaces, and its root.
+    fn join(&mut self, join: &Join) -> Result<()> {
+        if join.after != 0 {
+            clone::setns(&join.init, join.after).doing("join the container's namespaces")?;
+        }
+        if join.after & libc::CLONE_NEWUSER != 0 {
+            // A terminal should belong to root in there; if nobody is, it will do without.
+            let _ = process::set_ids(0, 0);
+            process::set_nondumpable().doing("stay non-dumpable")?;
+        }
+        if join.after & libc::CLONE_NEWNS == 0 {
+            // Without a mount namespace of its own, the container is in its rootfs by chroot(2).
+            rustix::process::fchdir(&self.in_.rootfs)
+                .call("fchdir", || "the rootfs".into())
+                .doing("enter the rootfs")?;
+            return mount::chroot_here().doing("change the root");
+        }
+        // The root of its mount namespace.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open("/", flags, Mode::empty()).call("open", || "\"/\"".into());
+        self.in_.rootfs = root.doing("open the container's root")?;
         Ok(())
     }
 
@@ -166,6 +249,9 @@ impl Child<'_> {
             | Op::OpenSource { .. }
             | Op::MakeFs { .. }
             | Op::CreateCgroup { .. }
+            | Op::MapIds
+            | Op::MapMount { .. }
+            | Op::Delegate { .. }
             | Op::StartUnit { .. }
             | Op::LimitCgroup { .. }
             | Op::DeviceFilter { .. }
@@ -181,12 +267,16 @@ impl Child<'_> {
             Op::ReadonlyPath { path } => self.readonly_path(path),
             Op::RootReadonly => self.root_readonly(),
             Op::RootPropagation { flag, recursive } => self.root_propagation(*flag, *recursive),
+            Op::RuntimeHooks => self.runtime_hooks(),
+            Op::ContainerHooks => self.hooks("creating"),
+            Op::StartHooks => self.hooks("created"),
             Op::Pivot { how } => self.pivot(*how),
 
             Op::Device { path, kind, major, minor, mode, uid, gid } => {
                 self.device(path, *kind, (*major, *minor), *mode, (*uid, *gid))
             }
             Op::Link { path, target, replace } => self.link(path, target, *replace),
+            Op::Console { size, bind } => self.console(*size, *bind),
             Op::ReopenDevNull => self.reopen_dev_null(),
 
             Op::Sysctl { path, value } => self.sysctl(path, value),

@@ -43,7 +43,7 @@ impl Child<'_> {
                 self.in_.rootfs = root.doing("open the root of the new mount namespace")?;
                 mount::set_root_propagation(&self.in_.rootfs, self.rootfs().1).doing("set the rootfs's propagation")
             }
-            Tree::Host => Ok(()),
+            Tree::Host | Tree::Joined => Ok(()),
         }
     }
 
@@ -139,12 +139,27 @@ impl Child<'_> {
             all.push(("mode".into(), Some(format!("{:o}", stat.st_mode & 0o7777))));
         }
         all.extend(options.iter().cloned());
-        let fs = mount::new_fs(fstype, &all, *attrs).doing("make the file system")?;
+        let fs = match mount::new_fs(fstype, &all, *attrs) {
+            Err(e) if e.errno == Errno::EPERM && self.in_.plan.namespaces.user() && ordinary => {
+                self.existing(fstype, *attrs).map_err(|_| Error::sys("make the file system", e))?
+            }
+            fs => fs.doing("make the file system")?,
+        };
         if *copy_up && fstype == "tmpfs" {
             super::copy_up::copy(&onto, &fs)?;
         }
         mount::move_mount(&fs, &onto, target).doing("attach the file system")?;
         self.attached(fs, propagation, *slot)
+    }
+
+    /// The procfs or sysfs that is there, where a new one may not be mounted: its pid or network namespace belongs to another
+    /// user namespace. It shows that one's processes or devices then, as crun has it.
+    fn existing(&self, fstype: &str, attrs: u64) -> Result<OwnedFd> {
+        let path = Path::new(if fstype == "proc" { "/proc" } else { "/sys" });
+        let fs = mount::open_tree(CWD, path, true, false).doing("take the file system that is there")?;
+        let attr = Attr { set: attrs & !libc::MOUNT_ATTR__ATIME, clear: 0, propagation: libc::MS_PRIVATE };
+        mount::mount_setattr(&fs, attr, true).doing("set the mount's options")?;
+        Ok(fs)
     }
 
     /// What is still to be done with a mount once it is attached.

@@ -6,16 +6,17 @@ use nix::sys::signalfd::SignalFd;
 
 use super::plan::{load, options};
 use crate::cli::{Create, Global, Run};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::log::Log;
 use crate::plan::Options;
 use crate::run::create::{Created, Request};
-use crate::run::{cleanup, foreground, start as starting};
+use crate::run::{cleanup, console, foreground, start as starting};
 use crate::state::Store;
+use crate::sys::clone;
 
 /// `tare create`
 pub fn create(args: &Create, global: &Global, store: &Store, log: &mut Log) -> Result<i32> {
-    make(args, global, store, &foreground::take_signals()?, false, log).map(|_| 0)
+    make(args, global, store, &foreground::take_signals()?, Way::Create, log).map(|_| 0)
 }
 
 /// `tare run`
@@ -24,17 +25,29 @@ pub fn run(args: &Run, global: &Global, store: &Store, log: &mut Log) -> Result<
     if !args.detach && !args.no_subreaper {
         foreground::become_subreaper()?;
     }
-    let created = make(&args.create, global, store, &signals, true, log)?;
+    let way = if args.detach { Way::Detached } else { Way::Foreground };
+    let created = make(&args.create, global, store, &signals, way, log)?;
+    if let Err(e) = starting::poststart(created.hooks.as_ref(), created.child.pid, &created.child.pidfd) {
+        let _ = clone::wait(&created.child.pidfd);
+        let deleted = created.container.lock().and_then(|_lock| {
+            let state = created.container.load()?;
+            cleanup::delete(&created.container, Some(&state), log)
+        });
+        return Err(e.and(deleted));
+    }
     if args.detach {
         return Ok(0);
     }
     log.succeed();
-    let status = foreground::wait(&created.child, &signals)?;
+    let status = match &created.master {
+        Some(master) => console::relay(master, &created.child, &signals)?,
+        None => foreground::wait(&created.child, &signals)?,
+    };
     if !args.keep {
         let lock = created.container.lock();
         // Somebody else may have deleted it already.
         if lock.is_ok() {
-            cleanup::delete(&created.container, Some(&created.container.load()?))?;
+            cleanup::delete(&created.container, Some(&created.container.load()?), log)?;
         }
     }
     Ok(status)
@@ -45,24 +58,25 @@ pub fn start(id: &str, store: &Store) -> Result<i32> {
     starting::start(&store.open(id)?).map(|()| 0)
 }
 
-fn make(
-    args: &Create,
-    global: &Global,
-    store: &Store,
-    signals: &SignalFd,
-    run: bool,
-    log: &mut Log,
-) -> Result<Created> {
-    if args.console_socket.is_some() {
-        return Err(Error::new("not supported yet").field("--console-socket"));
-    }
+/// Which command it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Create,
+    Detached,
+    Foreground,
+}
+
+fn make(args: &Create, global: &Global, store: &Store, signals: &SignalFd, way: Way, log: &mut Log) -> Result<Created> {
     let mut options = options(&args.bundle, global, &args.id)?;
-    options.run = run;
+    options.run = way != Way::Create;
     options.preserve_fds = args.preserve_fds;
     socket_activation(&mut options);
     let (spec, config) = load(&args.bundle, &options.bundle, log)?;
+    let terminal = spec.process().as_ref().is_some_and(|p| p.terminal() == Some(true));
+    let console = console::prepare(terminal, args.console_socket.as_deref(), way != Way::Foreground)?;
     let request = Request {
         store,
+        console,
         options,
         spec: &spec,
         config,
@@ -75,7 +89,7 @@ fn make(
 
 /// Descriptors passed by LISTEN_FDS (sd_listen_fds(3)) follow stderr and go on to the container, before those of
 /// `--preserve-fds`. As with runc, LISTEN_PID must name this process.
-fn socket_activation(options: &mut Options) {
+pub fn socket_activation(options: &mut Options) {
     let number = |name| std::env::var(name).ok().and_then(|v| v.parse::<u32>().ok());
     if number("LISTEN_PID") == Some(std::process::id()) {
         options.listen_fds = number("LISTEN_FDS").unwrap_or(0);

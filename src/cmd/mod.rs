@@ -3,6 +3,7 @@
 mod create;
 mod delete;
 mod events;
+mod exec;
 mod kill;
 mod list;
 mod pause;
@@ -27,11 +28,12 @@ pub fn run(cli: Cli, log: &mut Log) -> Result<i32> {
     match &cli.command {
         Command::Create(args) => create::create(args, global, &store()?, log),
         Command::Run(args) => create::run(args, global, &store()?, log),
+        Command::Exec(args) => exec::exec(args, &store()?, log),
         Command::Start(args) => create::start(&args.id, &store()?),
         Command::State(args) => state::state(&args.id, &store()?),
         Command::List(args) => list::list(args, &store()?),
         Command::Kill(args) => kill::kill(args, &store()?),
-        Command::Delete(args) => delete::delete(args, &store()?),
+        Command::Delete(args) => delete::delete(args, &store()?, log),
         Command::Pause(args) => pause::pause(&args.id, &store()?),
         Command::Resume(args) => pause::resume(&args.id, &store()?),
         Command::Ps(args) => ps::ps(args, &store()?),

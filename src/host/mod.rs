@@ -1,12 +1,13 @@
 //! Facts about the kernel, the host and processes.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use crate::cgroup;
 use crate::cgroup::systemd::Manager;
 use crate::error::{Doing, Error, Result};
-use crate::plan::Facts;
-use crate::sys::{Call, process};
+use crate::plan::{Facts, Maps};
+use crate::sys::{Call, clone, process, socket};
 
 fn read(path: &str) -> Result<String> {
     std::fs::read_to_string(path).call("read", || path.into()).doing(format!("read {path}"))
@@ -94,6 +95,54 @@ pub fn write_oom_score_adj(pid: i32, value: i32) -> Result<()> {
         .map(drop)
         .call("write", || format!("{path}, {value}"))
         .doing("set oom_score_adj")
+}
+
+/// Writes uid_map and gid_map of a process of ours, each in one write(2) (user_namespaces(7)).
+pub fn write_id_maps(pid: i32, maps: &Maps) -> Result<()> {
+    for (name, lines, field) in
+        [("uid_map", &maps.uids, "linux.uidMappings"), ("gid_map", &maps.gids, "linux.gidMappings")]
+    {
+        let text: String =
+            lines.iter().map(|[inside, outside, count]| format!("{inside} {outside} {count}\n")).collect();
+        let path = format!("/proc/{pid}/{name}");
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+        let written = rustix::fs::open(path.as_str(), flags, rustix::fs::Mode::empty())
+            .call("open", || path.clone())
+            .and_then(|file| rustix::io::write(&file, text.as_bytes()).map(drop).call("write", || path.clone()));
+        written.doing("map the ids of the user namespace").map_err(|e| {
+            let hint = match e.errno() {
+                Some(nix::errno::Errno::EINVAL) => {
+                    "at most 340 lines and less than 4096 bytes of text; none may overlap another"
+                }
+                Some(nix::errno::Errno::EPERM) => "the runtime may map only ids that are its own",
+                _ => return e.field(field),
+            };
+            e.field(field).hint(hint)
+        })?;
+    }
+    Ok(())
+}
+
+/// A user namespace with these mappings, which lives as long as the descriptor: made by a process that does nothing else.
+pub fn user_namespace(maps: &Maps) -> Result<OwnedFd> {
+    let (ours, theirs) = socket::pair().doing("make a socket pair")?;
+    let made = clone::clone3(libc::CLONE_NEWUSER as u64, None).doing("make a user namespace for its mappings")?;
+    let Some(child) = made else {
+        drop(ours);
+        let _ = socket::receive(&theirs, 1); // until the other end is closed, by us or by our end
+        process::exit_now(0)
+    };
+    drop(theirs);
+    let path = format!("/proc/{}/ns/user", child.pid);
+    let open = || {
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        let file = rustix::fs::open(path.as_str(), flags, rustix::fs::Mode::empty()).call("open", || path.clone());
+        file.doing("open the user namespace")
+    };
+    let namespace = write_id_maps(child.pid, maps).and_then(|()| open());
+    drop(ours);
+    clone::wait(&child.pidfd).doing("wait for the maker of the user namespace")?;
+    namespace
 }
 
 /// Which systemd makes the cgroups of who we are: the system's for real root; else that of the user, who in a user

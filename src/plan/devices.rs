@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDeviceType, Spec};
 
-use super::{DeviceKind, Facts, Op, Steps, clean};
+use super::{DeviceKind, Facts, Namespaces, Op, SourceKind, Steps, clean};
 use crate::error::{Error, Origin, Result};
+use crate::sys::mount::Attr;
 
 /// Supplied by the runtime (config-linux.md, "Default Devices"); numbers as in the kernel's devices.txt.
 const DEFAULT: [(&str, u32, u32); 6] = [
@@ -38,12 +39,35 @@ pub fn plan(spec: &Spec, facts: &Facts, steps: &mut Steps) -> Result<()> {
     if is_bound(spec) {
         return Ok(());
     }
+    let user = Namespaces::of(spec, false).user();
+    let node = |op: Op, origin: Origin, steps: &mut Steps| match op {
+        // Nobody in a user namespace can make a device: the host's is bound (a fifo anybody can make).
+        Op::Device { path, kind, major, minor, .. } if user && kind != DeviceKind::Fifo => {
+            let slot = steps.slot();
+            let private = Attr { propagation: libc::MS_PRIVATE, ..Attr::default() };
+            steps.before(
+                origin.clone(),
+                Op::OpenSource {
+                    slot,
+                    path: path.clone(),
+                    recursive: false,
+                    nofollow: false,
+                    copy_symlink: false,
+                    attrs: vec![(private, false)],
+                    kind: SourceKind::Device(kind, major, minor),
+                },
+            );
+            steps.child(origin, Op::Attach { slot, target: path, nofollow: false, copy_symlink: false });
+        }
+        op => steps.child(origin, op),
+    };
     let own = spec.linux().as_ref().and_then(|l| l.devices().as_deref()).unwrap_or_default();
     let own_paths: Vec<PathBuf> = own.iter().map(|d| clean(d.path())).collect();
     for (path, major, minor) in DEFAULT.into_iter().filter(|(p, ..)| !own_paths.iter().any(|o| o == Path::new(p))) {
         let (path, kind) = (PathBuf::from(path), DeviceKind::Char);
         let origin = Origin::new("default devices", path.display().to_string());
-        steps.child(origin, Op::Device { path, kind, major, minor, mode: 0o666, uid: 0, gid: 0 });
+        let (mode, uid, gid) = (0o666, 0, 0);
+        node(Op::Device { path, kind, major, minor, mode, uid, gid }, origin, steps);
     }
     for (i, (device, path)) in own.iter().zip(own_paths).enumerate() {
         let origin = Origin::new(format!("linux.devices[{i}]"), path.display().to_string());
@@ -63,7 +87,7 @@ pub fn plan(spec: &Spec, facts: &Facts, steps: &mut Steps) -> Result<()> {
         // Only permission bits: a file type in fileMode is of no meaning here.
         let mode = device.file_mode().unwrap_or(0o666) & 0o7777;
         let (uid, gid) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
-        steps.child(origin.clone(), Op::Device { path, kind, major, minor, mode, uid, gid });
+        node(Op::Device { path, kind, major, minor, mode, uid, gid }, origin, steps);
     }
     let origin = |path: &str| Origin::new("default links", path);
     for (path, target) in LINKS {

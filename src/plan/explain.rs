@@ -42,6 +42,7 @@ impl Plan {
             Tree::Antechamber => "the mount namespace is a copy of the antechamber, which has three mounts",
             Tree::Clone => "the mount namespace is a copy of the host's",
             Tree::Host => "no mount namespace of its own",
+            Tree::Joined => "the mount namespace is the container's",
         };
         format!("clone3({})\n         linux.namespaces — {place}", flags)
     }
@@ -73,6 +74,13 @@ impl Op {
                 format!("StartTransientUnit({:?}), in {}", unit.name, unit.slice),
                 "systemd makes the cgroup and moves the process into it",
             ),
+            Op::MapMount { .. } => {
+                ("mount_setattr(IDMAP)".into(), "the ids in the file system are others in the container")
+            }
+            Op::MapIds => ("write(uid_map, gid_map)".into(), "who is who in the new user namespace"),
+            Op::Delegate { uid } => {
+                (format!("fchownat(cgroup, {uid})"), "the container's root manages its own cgroups")
+            }
             Op::LimitCgroup { writes } => {
                 let list: Vec<_> = writes.iter().map(|w| format!("{} = {}", w.file, w.value.trim())).collect();
                 (format!("write({})", list.join(", ")), "limits hold before the container's program runs")
@@ -135,6 +143,9 @@ impl Op {
                 (format!("open_tree({path:?}), mount_setattr(RDONLY), move_mount()"), "covered by itself, read-only")
             }
             Op::MakeCwd { path } => (format!("openat2({path:?}, IN_ROOT), mkdirat()"), "made if it is missing"),
+            Op::RuntimeHooks => ("execve() by the parent".into(), "the mounts are made, the root is not changed yet"),
+            Op::ContainerHooks => ("execve()".into(), "in the container's namespaces, with the host's paths"),
+            Op::StartHooks => ("execve()".into(), "in the container, before its own program"),
             Op::RootReadonly => ("mount_setattr(rootfs, RDONLY)".into(), "after everything in it is made"),
             Op::RootPropagation { .. } => {
                 ("mount_setattr(\"/\", propagation)".into(), "pivot_root refuses a shared root")
@@ -145,6 +156,10 @@ impl Op {
             }
             Op::Pivot { how: Pivot::MoveRoot } => ("move_mount(rootfs → \"/\"), chroot(\".\")".into(), "--no-pivot"),
             Op::Pivot { how: Pivot::Chroot } => ("chroot(\".\")".into(), "there is no mount namespace to pivot in"),
+            Op::Console { .. } => (
+                "open(\"/dev/ptmx\"), ioctl(TIOCGPTPEER, TIOCSCTTY), dup2()".into(),
+                "a terminal of the container's own devpts; its master goes to who asked for it",
+            ),
             Op::ReopenDevNull => ("open(\"/dev/null\"), dup2()".into(), "no descriptor of the host's /dev stays"),
             Op::Keyring { name } => {
                 (format!("keyctl(JOIN_SESSION_KEYRING, {name:?})"), "the caller's keys are not the container's")

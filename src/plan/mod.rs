@@ -3,6 +3,8 @@
 
 mod devices;
 mod explain;
+mod hooks;
+mod idmap;
 mod mounts;
 mod namespaces;
 mod options;
@@ -21,8 +23,9 @@ use crate::cgroup::systemd::{Manager, Unit};
 use crate::error::{Error, Origin, Result};
 use crate::sys::mount::{Attr, FsOption};
 
+pub use hooks::{Hook, Hooks};
 pub use mounts::{LONGEST_VALUE, may_cover_proc};
-pub use namespaces::{Namespaces, Tree};
+pub use namespaces::{Joined, Maps, NEWTIME, Namespaces, Tree};
 pub use options::Propagation;
 pub use process::{Capabilities, Environment, candidates};
 
@@ -81,6 +84,8 @@ pub struct Plan {
     pub cgroup: Option<PathBuf>,
     /// Its unit, if systemd makes it.
     pub unit: Option<Unit>,
+    /// The container's hooks.
+    pub hooks: Option<Hooks>,
     /// The number of mounts that the parent opens for the child.
     pub slots: usize,
     /// The steps.
@@ -139,10 +144,16 @@ pub enum Op {
     },
     /// Makes a file system whose options hold paths of the host.
     MakeFs { slot: usize, fstype: String, options: Vec<FsOption>, attrs: u64, propagation: Vec<Propagation> },
+    /// Maps the ids of a mount that is open.
+    MapMount { slot: usize, maps: Maps, recursive: bool },
     /// Makes the container's cgroup; the child is born in it.
     CreateCgroup { path: PathBuf },
 
     // The parent, while the child works.
+    /// Writes uid_map and gid_map of the child.
+    MapIds,
+    /// Gives the cgroup to the container's root, so that it can manage its own below it.
+    Delegate { uid: u32 },
     /// Has systemd make the container's cgroup, with the child in it.
     StartUnit {
         unit: Unit,
@@ -210,8 +221,16 @@ pub enum Op {
     RootReadonly,
     /// Makes the root's mount shared or unbindable.
     RootPropagation { flag: u64, recursive: bool },
+    /// Has the parent run the hooks prestart and createRuntime, and waits for that.
+    RuntimeHooks,
+    /// Runs the hooks createContainer.
+    ContainerHooks,
+    /// Runs the hooks startContainer.
+    StartHooks,
     /// Leaves the old root.
     Pivot { how: Pivot },
+    /// Makes a terminal: its slave becomes stdio (and /dev/console), its master goes to who asked for it.
+    Console { size: Option<(u16, u16)>, bind: bool },
     /// Opens the container's /dev/null instead of the host's on stdio.
     ReopenDevNull,
     /// A session keyring of its own.
@@ -258,6 +277,8 @@ pub enum SourceKind {
     DevNull,
     /// A procfs, since it will cover /proc.
     Procfs,
+    /// This device.
+    Device(DeviceKind, u32, u32),
 }
 
 /// Kinds of device nodes.
@@ -292,14 +313,22 @@ pub enum Pivot {
 /// # Errors
 /// Whatever of config.json cannot be carried out, with the field's name.
 pub fn plan(spec: &Spec, facts: &Facts, options: &Options, log: &mut Vec<String>) -> Result<Plan> {
-    let linux = spec.linux().as_ref();
     let namespaces = Namespaces::of(spec, options.no_cgroup);
     let mut steps = Steps::default();
     let overlay_paths = mounts::needs_host_paths(spec)?;
-    let tree = namespaces::tree(&namespaces, facts, options, overlay_paths)?;
+    let hooks = Hooks::of(spec, &options.id, &options.bundle);
+    let needs_host = overlay_paths || hooks.as_ref().is_some_and(Hooks::look_inside);
+    let tree = namespaces::tree(&namespaces, facts, options, needs_host)?;
 
+    if namespaces.maps.is_some() {
+        steps.after(Origin::field("linux.uidMappings"), Op::MapIds);
+    }
     let root = spec.root().as_ref().ok_or_else(|| Error::new("missing").field("root"))?;
-    let base = mounts::base_propagation(spec)?;
+    // clone3(NEWUSER) makes what it copies a slave; a tree that is moved in would stay shared with the host.
+    let base = match mounts::base_propagation(spec)? {
+        libc::MS_SHARED if namespaces.user() => libc::MS_SLAVE,
+        base => base,
+    };
     let rootfs = clean(&options.bundle.join(root.path()));
     let origin = Origin::new("root.path", rootfs.display().to_string());
     steps.before(origin, Op::OpenRootfs { path: rootfs, propagation: base });
@@ -307,8 +336,16 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options, log: &mut Vec<String>
     mounts::plan(spec, facts, tree, base, &mut steps)?;
     let (cgroup, unit) = resources::plan(spec, facts, options, &mut steps, log)?;
     devices::plan(spec, facts, &mut steps)?;
-    if let Some(seccomp) = linux.and_then(|l| l.seccomp().as_ref()) {
-        steps.after(Origin::field("linux.seccomp"), Op::CompileSeccomp { profile: Box::new(seccomp.clone()) });
+    process::console(spec, tree != Tree::Host, &mut steps);
+    process::seccomp(spec, &mut steps);
+    if let Some(hooks) = &hooks {
+        let mut put = |list: &[Hook], op| {
+            if let Some(first) = list.first() {
+                steps.child(Origin::new(first.field.clone(), first.path.clone()), op);
+            }
+        };
+        put(&hooks.create_runtime, Op::RuntimeHooks);
+        put(&hooks.create_container, Op::ContainerHooks);
     }
     mounts::restrict(spec, &mut steps);
     let how = match (tree, options.no_pivot) {
@@ -317,9 +354,20 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options, log: &mut Vec<String>
         (_, true) => Pivot::MoveRoot,
         _ => Pivot::PivotRoot,
     };
-    process::plan(spec, how, facts, options, &mut steps, log)?;
+    process::plan(spec, how, facts, options, hooks.as_ref(), &mut steps, log)?;
     let slots = steps.slots;
-    Ok(Plan { id: options.id.clone(), namespaces, tree, cgroup, unit, slots, steps: steps.in_order() })
+    Ok(Plan { id: options.id.clone(), namespaces, tree, cgroup, unit, hooks, slots, steps: steps.in_order() })
+}
+
+/// Plans an `exec`: `spec` is the container's, with the new process in it.
+///
+/// # Errors
+/// Whatever of the process cannot be carried out, with the field's name.
+pub fn exec(spec: &Spec, facts: &Facts, options: &Options, log: &mut Vec<String>) -> Result<Plan> {
+    let mut steps = Steps::default();
+    process::exec(spec, facts, options, &mut steps, log)?;
+    let (id, namespaces, tree) = (options.id.clone(), Namespaces::default(), Tree::Joined);
+    Ok(Plan { id, namespaces, tree, cgroup: None, unit: None, hooks: None, slots: 0, steps: steps.in_order() })
 }
 
 /// A path without `.` and `..`, lexically, as Go's filepath.Clean does it for absolute paths.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Mount, Spec};
 
 use super::options::{self, MountOptions, Propagation};
-use super::{Facts, Namespaces, Op, SourceKind, Steps, Tree, clean};
+use super::{Facts, Namespaces, Op, SourceKind, Steps, Tree, clean, idmap};
 use crate::error::{Error, Origin, Result};
 use crate::sys::mount::{Attr, FsOption};
 
@@ -116,6 +116,13 @@ pub fn plan(spec: &Spec, facts: &Facts, tree: Tree, base: u64, steps: &mut Steps
         let target = clean(mount.destination());
         check_target(&target, &fstype).map_err(|e| e.at(origin.clone()))?;
         let source = mount.source().clone().unwrap_or_default();
+        let mapped = idmap::of(mount, spec).map_err(|e| e.at(origin.clone()))?;
+        // Only what the parent opens can be mapped: it needs rights in the file system's user namespace.
+        let by_child = CHILDS.contains(&fstype.as_str()) && !(mapped.is_some() && fstype == "tmpfs");
+        let (first, whose) = (steps.slots, origin.clone());
+        if mapped.is_some() && (parsed.remount || by_child) {
+            return Err(Error::new("this mount cannot be idmapped").at(origin));
+        }
         if parsed.remount {
             let attrs = attrs(&parsed, None);
             steps.child(origin, Op::Remount { target, attrs, propagation: parsed.propagation });
@@ -125,7 +132,7 @@ pub fn plan(spec: &Spec, facts: &Facts, tree: Tree, base: u64, steps: &mut Steps
         } else if fstype == "cgroup2" && !cgroup_namespace {
             // A new mount of cgroup2 would set the flags of the host's (nsdelegate), so the host's is bound.
             bind(facts.cgroup_root.clone(), target, parsed, base, SourceKind::Any, origin, steps);
-        } else if CHILDS.contains(&fstype.as_str()) || parsed.data.iter().any(too_long) {
+        } else if by_child || parsed.data.iter().any(too_long) {
             // Targets below a read-only tmpfs or /dev are still to be made, so it becomes read-only after them.
             let late = fstype == "tmpfs" || target == Path::new("/dev");
             let mut attrs = parsed.attr.set;
@@ -147,6 +154,9 @@ pub fn plan(spec: &Spec, facts: &Facts, tree: Tree, base: u64, steps: &mut Steps
             }
             steps.before(origin.clone(), Op::MakeFs { slot, fstype, options, attrs: attr.set, propagation });
             steps.child(origin, Op::Attach { slot, target, nofollow: target_nofollow, copy_symlink: false });
+        }
+        if let Some((maps, recursive)) = mapped {
+            steps.before(whose, Op::MapMount { slot: first, maps, recursive });
         }
     }
     steps.late.extend(readonly);

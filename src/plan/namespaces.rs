@@ -1,37 +1,114 @@
 //! Which namespaces are made when, and how the mount namespace is made.
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use std::path::PathBuf;
+
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, LinuxTimeOffset, Spec};
 use serde::Serialize;
 
 use super::{Facts, Options};
 use crate::error::{Error, Result};
 
-/// The `CLONE_NEW*` flags, by the moment at which each namespace is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+/// CLONE_NEWTIME (include/uapi/linux/sched.h; not in every C library's headers).
+pub const NEWTIME: u64 = 0x80;
+
+/// The namespaces, by the moment at which each is made or joined.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Namespaces {
-    /// In clone3(2).
+    /// `CLONE_NEW*` of clone3(2).
     pub early: u64,
+    /// Made by the child once the ids of its user namespace are mapped: what is in them would belong to nobody else.
+    pub late: u64,
     /// Made in clone3(2) if the child is born in its cgroup, else by the child once it was moved there: the root of a
     /// cgroup namespace is the cgroup that its maker is in.
     pub cgroup: bool,
+    /// Joined by path.
+    pub join: Vec<Joined>,
+    /// The mappings of a new user namespace.
+    pub maps: Option<Maps>,
+    /// A new time namespace: lines of timens_offsets. Not by clone3(2), after which they could not be written any more.
+    pub time: Option<Vec<String>>,
+}
+
+/// A namespace that is joined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Joined {
+    /// `CLONE_NEW*`
+    pub flag: u64,
+    /// Its file.
+    pub path: PathBuf,
+    /// `linux.namespaces[3]`
+    pub field: String,
+}
+
+/// The lines of uid_map and gid_map: id inside, id outside, count (user_namespaces(7)).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Maps {
+    /// uid_map
+    pub uids: Vec<[u32; 3]>,
+    /// gid_map
+    pub gids: Vec<[u32; 3]>,
+}
+
+impl Maps {
+    /// Of a list of config.json each.
+    pub fn of(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Maps {
+        let lines = |list: &[LinuxIdMapping]| list.iter().map(|m| [m.container_id(), m.host_id(), m.size()]).collect();
+        Maps { uids: lines(uids), gids: lines(gids) }
+    }
+
+    /// The user id outside for one inside.
+    pub fn outside(&self, uid: u32) -> Option<u32> {
+        let within = |m: &&[u32; 3]| uid >= m[0] && uid - m[0] < m[2];
+        self.uids.iter().find(within).map(|m| m[1] + (uid - m[0]))
+    }
 }
 
 impl Namespaces {
     /// The namespaces of config.json.
     pub fn of(spec: &Spec, no_cgroup: bool) -> Self {
-        let asked = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
+        let linux = spec.linux().as_ref();
+        let asked = linux.and_then(|l| l.namespaces().as_ref());
         let mut namespaces = Namespaces::default();
-        for namespace in asked.into_iter().flatten() {
-            match namespace.typ() {
-                LinuxNamespaceType::Cgroup => namespaces.cgroup = true,
-                other => namespaces.early |= other as u64,
+        for (i, namespace) in asked.into_iter().flatten().enumerate() {
+            let flag = namespace.typ() as u64;
+            if let Some(path) = namespace.path() {
+                let field = format!("linux.namespaces[{i}]");
+                namespaces.join.push(Joined { flag, path: path.clone(), field });
+            } else if namespace.typ() == LinuxNamespaceType::Cgroup {
+                namespaces.cgroup = true;
+            } else {
+                namespaces.early |= flag;
             }
         }
         if no_cgroup && namespaces.cgroup {
             namespaces.cgroup = false;
             namespaces.early |= libc::CLONE_NEWCGROUP as u64;
         }
+        if namespaces.early & NEWTIME != 0 {
+            namespaces.early &= !NEWTIME;
+            let offsets = linux.and_then(|l| l.time_offsets().as_ref());
+            let line = |(clock, offset): (&String, &LinuxTimeOffset)| {
+                format!("{clock} {} {}", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0))
+            };
+            namespaces.time = Some(offsets.into_iter().flatten().map(line).collect());
+        }
+        if namespaces.early & libc::CLONE_NEWUSER as u64 != 0 {
+            let list = |l: Option<&Vec<LinuxIdMapping>>| l.cloned().unwrap_or_default();
+            let uids = list(linux.and_then(|l| l.uid_mappings().as_ref()));
+            let gids = list(linux.and_then(|l| l.gid_mappings().as_ref()));
+            namespaces.maps = Some(Maps::of(&uids, &gids));
+            let late = (libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS) as u64;
+            namespaces.late = namespaces.early & late;
+            namespaces.early &= !late;
+        }
+        // The user namespace first: the others may belong to it.
+        namespaces.join.sort_by_key(|j| j.flag != libc::CLONE_NEWUSER as u64);
         namespaces
+    }
+
+    /// All that are made anew.
+    pub fn new_ones(&self) -> u64 {
+        self.early | self.late | if self.cgroup { libc::CLONE_NEWCGROUP as u64 } else { 0 }
     }
 
     /// Whether there is a mount namespace of its own.
@@ -41,7 +118,23 @@ impl Namespaces {
 
     /// Whether there is a cgroup namespace of its own.
     pub fn has_cgroup(&self) -> bool {
-        self.cgroup || self.early & libc::CLONE_NEWCGROUP as u64 != 0
+        self.new_ones() & libc::CLONE_NEWCGROUP as u64 != 0 || self.joins(libc::CLONE_NEWCGROUP as u64)
+    }
+
+    /// Whether the namespace of this kind is joined.
+    pub fn joins(&self, flag: u64) -> bool {
+        self.join.iter().any(|j| j.flag == flag)
+    }
+
+    /// Whether the container is in another user namespace than ours: its process has no right on the host then.
+    pub fn user(&self) -> bool {
+        self.maps.is_some() || self.joins(libc::CLONE_NEWUSER as u64)
+    }
+
+    /// Whether a process in between must join what is joined: a child of clone3(NEWUSER) has no right to any more; and what is
+    /// made after a user namespace was joined belongs to that.
+    pub fn gate(&self) -> bool {
+        self.user() && !self.join.is_empty()
     }
 }
 
@@ -59,6 +152,8 @@ pub enum Tree {
     Clone,
     /// None of its own.
     Host,
+    /// `exec`: that of the container, which is there.
+    Joined,
 }
 
 impl std::str::FromStr for Tree {
@@ -84,12 +179,16 @@ pub fn tree(namespaces: &Namespaces, facts: &Facts, options: &Options, long_opti
         Some(Tree::OpenTree) if !facts.open_tree_namespace => {
             Err(Error::new("open-tree needs Linux 7.0 or newer").field("--mount-namespace"))
         }
+        // That namespace is its maker's, and not the user namespace's of the container.
+        Some(Tree::OpenTree) if namespaces.user() => {
+            Err(Error::new("open-tree makes no mount namespace for a user namespace").field("--mount-namespace"))
+        }
         Some(tree) if tree != Tree::Clone && needs_host => {
             Err(Error::new("this container needs a copy of the host's mount namespace").field("--mount-namespace"))
         }
         Some(tree) => Ok(tree),
         None if needs_host => Ok(Tree::Clone),
-        None if facts.open_tree_namespace => Ok(Tree::OpenTree),
+        None if facts.open_tree_namespace && !namespaces.user() => Ok(Tree::OpenTree),
         None => Ok(Tree::Antechamber),
     }
 }
@@ -100,7 +199,7 @@ mod tests {
 
     #[test]
     fn where_the_mount_namespace_comes_from() {
-        let own = Namespaces { early: libc::CLONE_NEWNS as u64, cgroup: false };
+        let own = Namespaces { early: libc::CLONE_NEWNS as u64, ..Namespaces::default() };
         let facts = |open_tree_namespace, privileged| Facts {
             open_tree_namespace,
             privileged,

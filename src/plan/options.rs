@@ -204,6 +204,8 @@ fn one(parsed: &mut MountOptions, option: &str) {
             "src-nofollow" => parsed.source_nofollow = true,
             "dest-nofollow" => parsed.target_nofollow = true,
             "copy-symlink" => (parsed.copy_symlink, parsed.source_nofollow) = (true, true),
+            // plan/idmap.rs reads them.
+            _ if matches!(option.split('=').next(), Some("idmap" | "ridmap")) => {}
             _ => parsed.data.push(key_value(option)),
         }
     }

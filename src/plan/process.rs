@@ -7,7 +7,7 @@ use std::str::FromStr;
 use oci_spec::runtime::{Capability, LinuxCapabilities, PosixRlimitType, Process, Spec};
 use serde::Serialize;
 
-use super::{Facts, Namespaces, Op, Options, Pivot, Steps, mounts};
+use super::{Facts, Hooks, Namespaces, Op, Options, Pivot, Steps, mounts};
 use crate::error::{Error, Origin, Result};
 
 /// The environment as far as config.json gives it.
@@ -41,12 +41,13 @@ pub fn plan(
     how: Pivot,
     facts: &Facts,
     options: &Options,
+    hooks: Option<&Hooks>,
     steps: &mut Steps,
     log: &mut Vec<String>,
 ) -> Result<()> {
     let process = spec.process().as_ref().ok_or_else(|| Error::new("missing").field("process"))?;
     let field = Origin::field;
-    if Namespaces::of(spec, false).early & libc::CLONE_NEWNET as u64 != 0 {
+    if Namespaces::of(spec, false).new_ones() & libc::CLONE_NEWNET as u64 != 0 {
         steps.child(field("linux.namespaces"), Op::Loopback);
     }
     names(spec, steps)?;
@@ -59,13 +60,52 @@ pub fn plan(
         mounts::root_propagation(spec, steps);
     }
     steps.child(field("process"), Op::ReopenDevNull);
+    until_execve(spec, facts, options, hooks, steps, log)
+}
+
+/// A further process of a container.
+pub fn exec(spec: &Spec, facts: &Facts, options: &Options, steps: &mut Steps, log: &mut Vec<String>) -> Result<()> {
+    seccomp(spec, steps);
+    console(spec, false, steps);
+    until_execve(spec, facts, options, None, steps, log)
+}
+
+/// The terminal, before /dev becomes read-only.
+pub fn console(spec: &Spec, bind: bool, steps: &mut Steps) {
+    let Some(process) = spec.process().as_ref().filter(|p| p.terminal() == Some(true)) else { return };
+    // The kernel's sizes are 16 bits wide.
+    let clip = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
+    let size = process.console_size().map(|size| (clip(size.height()), clip(size.width())));
+    steps.child(Origin::field("process.terminal"), Op::Console { size, bind });
+}
+
+/// The filter, which the parent compiles meanwhile.
+pub fn seccomp(spec: &Spec, steps: &mut Steps) {
+    if let Some(seccomp) = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) {
+        steps.after(Origin::field("linux.seccomp"), Op::CompileSeccomp { profile: Box::new(seccomp.clone()) });
+    }
+}
+
+/// From the container's root on, what all its processes go through.
+fn until_execve(
+    spec: &Spec,
+    facts: &Facts,
+    options: &Options,
+    hooks: Option<&Hooks>,
+    steps: &mut Steps,
+    log: &mut Vec<String>,
+) -> Result<()> {
+    let process = spec.process().as_ref().ok_or_else(|| Error::new("missing").field("process"))?;
+    let field = Origin::field;
     if !options.no_new_keyring {
         steps.child(field("process"), Op::Keyring { name: format!("_ses.{}", options.id) });
     }
     steps.child(field("process"), Op::Reset { preserve_fds: options.preserve_fds });
     let limits = rlimits(process);
+    let user = Namespaces::of(spec, false).user();
     for (origin, (resource, name, _, hard)) in &limits {
-        steps.child(origin.clone(), Op::RaiseRlimit { resource: *resource, name: name.clone(), hard: *hard });
+        let op = Op::RaiseRlimit { resource: *resource, name: name.clone(), hard: *hard };
+        if user { steps.after(origin.clone(), op) } else { steps.child(origin.clone(), op) }
     }
     if let Some(value) = process.oom_score_adj() {
         steps.after(field("process.oomScoreAdj"), Op::OomScoreAdj { value });
@@ -96,6 +136,9 @@ pub fn plan(
     steps.child(field("process"), Op::Ready { seccomp });
     if !options.run {
         steps.child(field("process"), Op::AwaitStart);
+    }
+    if let Some(first) = hooks.and_then(|h| h.start_container.first()) {
+        steps.child(Origin::new(first.field.clone(), first.path.clone()), Op::StartHooks);
     }
     for (origin, (resource, name, soft, hard)) in limits {
         steps.child(origin, Op::Rlimit { resource, name, soft, hard });

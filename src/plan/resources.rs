@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Mount, Spec};
 
-use super::{Facts, Op, Options, Steps};
+use super::{Facts, Namespaces, Op, Options, Steps};
 use crate::cgroup;
 use crate::cgroup::systemd::{Unit, properties};
 use crate::error::{Error, Origin, Result};
@@ -62,5 +62,17 @@ pub fn plan(
         steps.after(Origin::field("linux.resources"), Op::LimitCgroup { writes: limits });
     }
     steps.after(Origin::field("linux.resources.devices"), Op::DeviceFilter { rules });
+    // As runc has it: where the container sees its cgroup as the root, and may write to it.
+    let namespaces = Namespaces::of(spec, false);
+    let writable = |m: &Mount| {
+        let options = m.options().as_deref().unwrap_or_default();
+        matches!(m.typ().as_deref(), Some("cgroup" | "cgroup2")) && !options.iter().any(|o| o == "ro" || o == "rro")
+    };
+    if let Some(uid) = namespaces.maps.as_ref().and_then(|maps| maps.outside(0))
+        && namespaces.cgroup
+        && spec.mounts().iter().flatten().any(writable)
+    {
+        steps.after(Origin::field("linux.uidMappings"), Op::Delegate { uid });
+    }
     Ok((Some(path), unit))
 }

@@ -2,10 +2,13 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::hooks;
 use super::prepare::Prepared;
 use crate::cgroup;
 use crate::cgroup::systemd::bus;
 use crate::error::{Doing, Error, Result};
+use crate::log::Log;
+use crate::plan::Hooks;
 use crate::state::{self, Container, State};
 use crate::sys::clone::{self, Child};
 use crate::sys::socket;
@@ -18,10 +21,12 @@ pub struct Half {
     pub prepared: Prepared,
     /// The child, not reaped yet.
     pub child: Option<Child>,
+    /// Hooks have run, so those that clean up after them run, too.
+    pub hooked: bool,
 }
 
 /// Ends the child and removes cgroup and directory; what fails there is attached to the error.
-pub fn undo(half: Half, error: Error) -> Error {
+pub fn undo(half: Half, hooks: Option<&Hooks>, error: Error) -> Error {
     let mut error = error;
     if let Some(child) = &half.child {
         let _ = clone::pidfd_send_signal(&child.pidfd, libc::SIGKILL);
@@ -38,7 +43,11 @@ pub fn undo(half: Half, error: Error) -> Error {
     if let Some(unit) = &half.prepared.unit {
         error = error.and(bus::stop(unit));
     }
-    error.and(half.container.remove())
+    let error = error.and(half.container.remove());
+    match hooks.filter(|_| half.hooked) {
+        Some(hooks) => hooks::poststop(hooks).into_iter().fold(error, |error, e| error.and(Err(e))),
+        None => error,
+    }
 }
 
 /// The lock, for a `delete --force`. Whoever holds it may be a `start` whose process does not answer (it was stopped, or its
@@ -56,7 +65,7 @@ pub fn lock_by_force(container: &Container) -> Result<OwnedFd> {
 }
 
 /// Removes a container: its processes, its cgroup, its directory. The caller holds the lock.
-pub fn delete(container: &Container, state: Option<&State>) -> Result<()> {
+pub fn delete(container: &Container, state: Option<&State>, log: &mut Log) -> Result<()> {
     let init = state.map(|s| container.init(s)).transpose()?.flatten();
     if let Some(init) = &init {
         match clone::pidfd_send_signal(init, libc::SIGKILL) {
@@ -80,5 +89,9 @@ pub fn delete(container: &Container, state: Option<&State>) -> Result<()> {
                 .hint("it may be in an uninterruptible wait (state D in /proc/PID/stat)"));
         }
     }
-    container.remove()
+    container.remove()?;
+    if let Some(hooks) = state.map(|s| hooks::saved(s, "\"poststop\"")).transpose()?.flatten() {
+        log.warnings(hooks::poststop(&hooks).iter().map(ToString::to_string).collect());
+    }
+    Ok(())
 }

@@ -4,30 +4,27 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nix::errno::Errno;
 use nix::sys::signalfd::SignalFd;
 use oci_spec::runtime::Spec;
 use serde_json::value::RawValue;
 
+use super::antechamber;
 use super::cleanup::{self, Half};
+use super::console::{self, Console};
+use super::gate;
 use super::prepare::{Prepared, prepare};
-use super::sync::{self, FromChild, ToChild};
-use super::{antechamber, explain, launch, unit};
-use crate::cgroup::{self, devices};
+use super::spawn::{self, Spawn};
+use crate::cgroup;
 use crate::child::Inherited;
 use crate::error::{Doing, Error, Origin, Result};
 use crate::faults;
 use crate::host;
 use crate::log::Log;
-use crate::plan::{self, Actor, Op, Options, Plan, Tree};
-use crate::seccomp;
+use crate::plan::{self, Hooks, Op, Options, Plan, Tree};
 use crate::state::{self, CgroupState, Container, START, State, Store, VERSION};
-use crate::sys::clone::{self, Child, Exit};
+use crate::sys::clone::{self, Child};
 use crate::sys::page::Page;
 use crate::sys::{process, socket};
-
-/// Seconds after which a wait says what it waits for.
-const PATIENCE: i64 = 10;
 
 /// What is asked for.
 pub struct Request<'a> {
@@ -43,6 +40,8 @@ pub struct Request<'a> {
     pub pid_file: Option<&'a Path>,
     /// `--pidfd-socket`
     pub pidfd_socket: Option<&'a Path>,
+    /// For `process.terminal`.
+    pub console: Option<Console>,
     /// The signals that the caller has blocked: they end the wait.
     pub signals: &'a SignalFd,
 }
@@ -53,13 +52,17 @@ pub struct Created {
     pub container: Container,
     /// Its init process.
     pub child: Child,
+    /// The master of its terminal, in the foreground.
+    pub master: Option<OwnedFd>,
+    /// The container's hooks.
+    pub hooks: Option<Hooks>,
 }
 
 /// Creates a container.
 ///
 /// # Errors
 /// Whatever failed, in either process; then nothing is left.
-pub fn create(request: Request<'_>, log: &mut Log) -> Result<Created> {
+pub fn create(mut request: Request<'_>, log: &mut Log) -> Result<Created> {
     let cgroup_host = if request.options.no_cgroup { None } else { Some(cgroup::Host::find()?) };
     let facts = host::facts(cgroup_host.as_ref())?;
     let mut warnings = Vec::new();
@@ -74,13 +77,13 @@ pub fn create(request: Request<'_>, log: &mut Log) -> Result<Created> {
     }
     let mut state = new_state(&request, &plan, cgroup_host.as_ref())?;
     let container = request.store.create(&request.options.id)?;
-    let mut half = Half { container, prepared: Prepared::default(), child: None };
-    match finish(&request, &plan, &mut state, cgroup_host.as_ref(), &mut half, log) {
-        Ok(()) => match half.child.take() {
-            Some(child) => Ok(Created { container: half.container, child }),
+    let mut half = Half { container, prepared: Prepared::default(), child: None, hooked: false };
+    match finish(&mut request, &plan, &mut state, cgroup_host.as_ref(), &mut half, log) {
+        Ok(master) => match half.child.take() {
+            Some(child) => Ok(Created { container: half.container, child, master, hooks: plan.hooks }),
             None => Err(Error::new("the container's process was lost")),
         },
-        Err(e) => Err(cleanup::undo(half, e)),
+        Err(e) => Err(cleanup::undo(half, plan.hooks.as_ref(), e)),
     }
 }
 
@@ -113,13 +116,13 @@ fn new_state(request: &Request<'_>, plan: &Plan, host: Option<&cgroup::Host>) ->
 
 /// From the container's directory to its process; what was made is in `half`, for the clean-up after a failure.
 fn finish(
-    request: &Request<'_>,
+    request: &mut Request<'_>,
     plan: &Plan,
     state: &mut State,
     host: Option<&cgroup::Host>,
     half: &mut Half,
     log: &mut Log,
-) -> Result<()> {
+) -> Result<Option<OwnedFd>> {
     faults::at("parent", "made-directory")?;
     let lock = half.container.lock()?;
     // A cgroup that somebody else is in must not be named in our state: `delete --force` would kill whoever is in it.
@@ -143,6 +146,7 @@ fn finish(
     let cgroup = prepared.cgroup;
     let nofile = if plan.slots > 200 { process::raise_nofile() } else { None };
     let page = if request.options.run { Some(Page::new().doing("make the page for errors")?) } else { None };
+    let (to, from) = request.console.take().map(|c| (c.to, c.from)).unzip();
     let mut inherited = Some(Inherited {
         plan,
         socket: None,
@@ -153,10 +157,12 @@ fn finish(
         placed: cgroup.is_some(),
         nofile,
         owner: state.owner,
+        console: to,
+        joined: gate::open(plan)?,
+        join: None,
     });
     half.prepared.cgroup = cgroup;
-    let mut waiting = Waiting { request, plan, log };
-    let socket = waiting.spawn(&mut inherited, half)?;
+    let socket = Spawn { plan, signals: request.signals, log, frozen: None }.run(&mut inherited, half)?;
 
     let pid = half.child.as_ref().map(|c| c.pid).unwrap_or_default();
     let lock = half.container.lock().map_err(|_| state::deleted())?;
@@ -172,44 +178,20 @@ fn finish(
     half.container.write(state)?;
     drop(lock);
     faults::at("parent", "wrote-created")?;
-    tell_caller(request, half)?;
-    faults::at("parent", "before-go")?;
-    let (page, page_fd) = page.unzip();
-    match sync::tell(&socket, &ToChild::Go(page_fd)) {
-        // It has failed since it was ready, and its own words are better; or it was killed.
-        Err(e) if is_gone(e.errno) => match sync::listen(socket.as_fd()) {
-            Ok(Some(FromChild::Failed(report))) => return Err(explain(report.error())),
-            _ => return Err(Error::new("the container's process was killed while the container was created")),
-        },
-        told => told.doing("let the container's process go on")?,
+    if let Some(child) = &half.child {
+        tell_caller(child, request.pid_file, request.pidfd_socket)?;
     }
-    faults::at("parent", "after-go")?;
-    last_words(&socket, page.as_ref())
-}
-
-/// Waits until the child has closed its socket: in `create` because it waits for `start`, in `run` by execve.
-fn last_words(socket: &OwnedFd, page: Option<&Page>) -> Result<()> {
-    let listen = || sync::listen(socket.as_fd()).doing("wait for the container's process");
-    let report = match faults::message("parent", "end", listen)? {
-        None => page.and_then(|page| sync::Report::from_bytes(&page.read())),
-        Some(FromChild::Failed(report)) => Some(report),
-        Some(FromChild::Ready) => return Err(Error::new("the container's process said that it was ready twice")),
-    };
-    report.map_or(Ok(()), |report| Err(explain(report.error())))
-}
-
-/// The other end of the socket is closed, or closed with messages of ours unread.
-fn is_gone(errno: Errno) -> bool {
-    matches!(errno, Errno::EPIPE | Errno::ECONNRESET)
+    spawn::go(&socket, page)?;
+    drop(inherited); // or our own end would be waited for
+    from.flatten().map(|from| console::receive(&from)).transpose()
 }
 
 /// The pid file and the pidfd, for who asked for them.
-fn tell_caller(request: &Request<'_>, half: &Half) -> Result<()> {
-    let Some(child) = &half.child else { return Ok(()) };
-    if let Some(path) = request.pid_file {
+pub fn tell_caller(child: &Child, pid_file: Option<&Path>, pidfd_socket: Option<&Path>) -> Result<()> {
+    if let Some(path) = pid_file {
         write_pid_file(path, child.pid).map_err(|e| e.field("--pid-file"))?;
     }
-    if let Some(path) = request.pidfd_socket {
+    if let Some(path) = pidfd_socket {
         let sent = socket::connect_stream(path).and_then(|s| socket::send_fd(s, b"pidfd", child.pidfd.as_fd()));
         sent.doing("send the pidfd").map_err(|e| e.field("--pidfd-socket"))?;
     }
@@ -217,7 +199,7 @@ fn tell_caller(request: &Request<'_>, half: &Half) -> Result<()> {
 }
 
 /// Decimal digits alone, and whole or not at all: callers parse it as soon as we have ended.
-pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     use crate::sys::Call;
     use rustix::fs::{CWD, Mode, OFlags};
     let name = path.file_name().ok_or_else(|| Error::new(format!("{path:?} is no file name")))?;
@@ -234,172 +216,4 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
         let _ = rustix::fs::unlink(&temporary);
     }
     written.doing(doing)
-}
-
-/// The parent, from clone3 until the child is ready.
-struct Waiting<'a, 'r> {
-    request: &'a Request<'r>,
-    plan: &'a Plan,
-    log: &'a mut Log,
-}
-
-impl Waiting<'_, '_> {
-    /// Makes the child and does the parent's steps while it does its own.
-    ///
-    /// A cgroup whose cgroup.kill was written more often than that of the caller's kills what is born in it (Linux 6.18,
-    /// 7.2): a child that SIGKILL takes before its first word is made once more and moved into the cgroup.
-    fn spawn<'p>(&mut self, inherited: &mut Option<Inherited<'p>>, half: &mut Half) -> Result<OwnedFd> {
-        let first = match self.try_once(inherited, half) {
-            Err(e) => e,
-            Ok(socket) => return Ok(socket),
-        };
-        // One that still lives is ended by the clean-up.
-        let exit = half.child.take_if(|c| has_ended(c, 1)).map(|c| clone::wait(&c.pidfd));
-        let killed = matches!(exit, Some(Ok(Exit::Signal(libc::SIGKILL))));
-        // With a field it is explained already: the memory limit was too low.
-        let explained = first.origin.is_some() || half.container.is_removed()?;
-        if !killed || explained || inherited.as_ref().is_none_or(|i| !i.placed) {
-            return Err(first);
-        }
-        self.log.debug(format!("once more, to be moved into the cgroup instead of being born in it: {first}"));
-        if let Some(i) = inherited {
-            i.placed = false;
-        }
-        self.try_once(inherited, half)
-    }
-
-    fn try_once<'p>(&mut self, inherited: &mut Option<Inherited<'p>>, half: &mut Half) -> Result<OwnedFd> {
-        let (ours, theirs) = socket::pair().doing("make a socket pair")?;
-        if let Some(i) = inherited {
-            i.socket = Some(theirs);
-        }
-        let cgroup = half.prepared.cgroup.as_ref();
-        let mut ours = Some(ours);
-        let child = launch::launch(self.plan, cgroup, inherited, &mut ours)?;
-        let ours = ours.ok_or_else(|| Error::new("the socket pair was lost"))?;
-        let pid = child.pid;
-        half.child = Some(child);
-        // The child's end must be the child's alone, for its end of file to reach us.
-        let placed = inherited.as_mut().is_none_or(|i| {
-            i.socket = None;
-            i.placed
-        });
-        let moved = match cgroup.filter(|_| !placed) {
-            Some(cgroup) => cgroup.attach(pid).and_then(|()| {
-                let tell = || sync::tell(&ours, &ToChild::Placed).doing("tell the child that it was moved");
-                faults::message("parent", "placed", tell)
-            }),
-            None => Ok(()),
-        };
-        // An error of ours may only be the echo of the child's, whose own words are better.
-        match moved.and_then(|()| self.own_steps(&ours, half)) {
-            Ok(()) => {}
-            Err(e) if e.errno().is_some_and(is_gone) => {}
-            // systemd takes away the cgroup of a child that has failed, while our steps still need it.
-            Err(_) if half.prepared.unit.is_some() && half.child.as_ref().is_some_and(|c| has_ended(c, 0)) => {}
-            Err(e) => return Err(e),
-        }
-        self.wait_ready(&ours, half)?;
-        Ok(ours)
-    }
-
-    /// The parent's steps after clone3: limits, device filter, seccomp.
-    fn own_steps(&mut self, socket: &OwnedFd, half: &mut Half) -> Result<()> {
-        let pid = half.child.as_ref().map_or(0, |c| c.pid);
-        for (index, step) in self.plan.steps.iter().enumerate().filter(|(_, s)| s.by == Actor::ParentAfterMaps) {
-            if faults::skips(&step.op) {
-                continue;
-            }
-            faults::at("parent", index)
-                .and_then(|()| self.own_step(&step.op, socket, half, pid))
-                .map_err(|e| explain(e.at(step.origin.clone())))?;
-        }
-        Ok(())
-    }
-
-    fn own_step(&mut self, op: &Op, socket: &OwnedFd, half: &mut Half, pid: i32) -> Result<()> {
-        let prepared = &half.prepared;
-        let cgroup = || prepared.cgroup.as_ref().ok_or_else(|| Error::new("there is no cgroup"));
-        match op {
-            Op::StartUnit { .. } => {
-                unit::start(op, self.plan, &mut half.prepared, pid)?;
-                let tell = || sync::tell(socket, &ToChild::Placed).doing("tell the child that it was moved");
-                faults::message("parent", "placed", tell)
-            }
-            Op::LimitCgroup { writes } => cgroup()?.apply(writes),
-            Op::DeviceFilter { rules } => devices::apply(cgroup()?, rules, devices::Others::of(prepared.unit.as_ref())),
-            Op::OomScoreAdj { value } => host::write_oom_score_adj(pid, *value),
-            Op::CompileSeccomp { profile } => {
-                let cache = antechamber::shared_folder("seccomp").ok();
-                let filter = seccomp::compile_cached(profile, cache.as_ref().map(AsFd::as_fd))?;
-                self.log.warnings(filter.warnings);
-                let message = ToChild::Filter(filter.bpf, filter.flags);
-                faults::message("parent", "filter", || sync::tell(socket, &message).doing("send the filter"))
-            }
-            _ => Err(Error::new("a step of another process was planned for the parent")),
-        }
-    }
-
-    fn wait_ready(&mut self, socket: &OwnedFd, half: &Half) -> Result<()> {
-        faults::at("parent", "before-ready")?;
-        loop {
-            let [spoke, signalled] = socket::wait_any([socket.as_fd(), self.request.signals.as_fd()], Some(PATIENCE))
-                .doing("wait for the container's process")?;
-            if signalled && let Ok(Some(signal)) = self.request.signals.read_signal() {
-                if let Some(name) = ends_the_wait(signal.ssi_signo as i32) {
-                    return Err(Error::new(format!("interrupted by {name} while the container was created")));
-                }
-            } else if spoke {
-                let word = match sync::listen(socket.as_fd()) {
-                    Err(e) if e.errno == Errno::ECONNRESET => Ok(None), // it has ended with a message of ours unread
-                    word => word,
-                };
-                return match word.doing("wait for the container's process")? {
-                    Some(FromChild::Ready) => faults::at("parent", "after-ready"),
-                    Some(FromChild::Failed(report)) => {
-                        faults::at("parent", "after-failed")?;
-                        Err(explain(report.error()))
-                    }
-                    None => Err(self.died(half)),
-                };
-            } else {
-                let frozen = half.prepared.cgroup.as_ref().is_some_and(|c| c.is_frozen().unwrap_or(false));
-                if frozen {
-                    return Err(Error::new("the container's cgroup is frozen, so its process cannot run")
-                        .hint("a cgroup above it is frozen"));
-                }
-                self.log.debug(format!("waiting for the container's process for {PATIENCE} s more"));
-            }
-        }
-    }
-
-    /// The child is gone without a word.
-    fn died(&self, half: &Half) -> Error {
-        if half.container.is_removed().unwrap_or(false) {
-            return state::deleted();
-        }
-        let killed = Error::new("the container's process was killed before it was ready");
-        match half.prepared.cgroup.as_ref().and_then(|c| c.oom_peak()) {
-            Some(peak) => killed
-                .field("linux.resources.memory.limit")
-                .hint(format!("the memory limit is too low to start the container: {peak} bytes were in use at most")),
-            None => killed,
-        }
-    }
-}
-
-/// Whether the child ends within so many seconds.
-fn has_ended(child: &Child, seconds: i64) -> bool {
-    matches!(socket::wait_any([child.pidfd.as_fd()], Some(seconds)), Ok([true]))
-}
-
-/// Signals that end a wait; the others stay for later.
-fn ends_the_wait(signal: i32) -> Option<&'static str> {
-    match signal {
-        libc::SIGINT => Some("SIGINT"),
-        libc::SIGTERM => Some("SIGTERM"),
-        libc::SIGHUP => Some("SIGHUP"),
-        libc::SIGQUIT => Some("SIGQUIT"),
-        _ => None,
-    }
 }

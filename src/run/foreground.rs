@@ -32,16 +32,28 @@ pub fn wait(child: &Child, signals: &SignalFd) -> Result<i32> {
     loop {
         let [ended, signalled] =
             socket::wait_any([child.pidfd.as_fd(), signals.as_fd()], None).doing("wait for the container's process")?;
-        while signalled && let Ok(Some(signal)) = signals.read_signal() {
-            match signal.ssi_signo as i32 {
-                libc::SIGCHLD => clone::reap_others(child.pid),
-                // Of no meaning to another process, or the runtime's own doing.
-                libc::SIGPIPE | libc::SIGURG => {}
-                signal => drop(clone::pidfd_send_signal(&child.pidfd, signal)),
-            }
+        if signalled {
+            pass_on(signals, child, || ());
         }
         if ended {
             return clone::wait(&child.pidfd).map(|exit| exit.status()).doing("wait for the container's process");
+        }
+    }
+}
+
+/// Passes on the signals that have come. `resized` is for SIGWINCH where the container has a terminal of its own; its
+/// processes get the signal from that.
+pub fn pass_on(signals: &SignalFd, child: &Child, resized: impl Fn()) {
+    while let Ok(Some(signal)) = signals.read_signal() {
+        match signal.ssi_signo as i32 {
+            libc::SIGCHLD => clone::reap_others(child.pid),
+            // Of no meaning to another process, or the runtime's own doing.
+            libc::SIGPIPE | libc::SIGURG => {}
+            libc::SIGWINCH => {
+                resized();
+                let _ = clone::pidfd_send_signal(&child.pidfd, libc::SIGWINCH);
+            }
+            signal => drop(clone::pidfd_send_signal(&child.pidfd, signal)),
         }
     }
 }

@@ -3,11 +3,16 @@
 
 pub mod antechamber;
 pub mod cleanup;
+pub mod console;
 pub mod create;
+pub mod exec;
 pub mod foreground;
+pub mod gate;
 mod hints;
+pub mod hooks;
 mod launch;
 mod prepare;
+mod spawn;
 pub mod start;
 pub mod sync;
 pub mod unit;

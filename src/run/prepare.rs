@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 
 use crate::cgroup::systemd::Unit;
@@ -10,7 +11,8 @@ use crate::cgroup::{self, Cgroup};
 use crate::child::Opened;
 use crate::error::{Doing, Error, Result};
 use crate::faults;
-use crate::plan::{Actor, Op, Plan, SourceKind, Tree};
+use crate::host;
+use crate::plan::{Actor, DeviceKind, Maps, Op, Plan, SourceKind, Tree};
 use crate::sys::Call;
 use crate::sys::mount::{self, Attr};
 
@@ -25,6 +27,8 @@ pub struct Prepared {
     pub slots: Vec<Option<Opened>>,
     /// The container's cgroup.
     pub cgroup: Option<Cgroup>,
+    /// User namespaces with mappings, for idmapped mounts.
+    pub maps: Vec<(Maps, OwnedFd)>,
     /// Its unit, once systemd was asked for it.
     pub unit: Option<Unit>,
 }
@@ -70,6 +74,23 @@ fn one(tree: Tree, op: &Op, bundle: &Path, host: Option<&cgroup::Host>, to: &mut
             to.slots[*slot] = Some(Opened::Tree(fs));
             Ok(())
         }
+        Op::MapMount { slot, maps, recursive } => {
+            let Some(Some(Opened::Tree(tree))) = to.slots.get(*slot) else {
+                return Err(Error::new("a symbolic link cannot be idmapped"));
+            };
+            let namespace = match to.maps.iter().find(|(known, _)| known == maps) {
+                Some((_, namespace)) => namespace,
+                None => {
+                    to.maps.push((maps.clone(), host::user_namespace(maps)?));
+                    &to.maps[to.maps.len() - 1].1
+                }
+            };
+            mount::idmap(tree, namespace, *recursive).doing("map the ids of the mount").map_err(|e| match e.errno() {
+                Some(Errno::EINVAL) => e.hint("its file system, or the kernel, knows no idmapped mounts"),
+                Some(Errno::EPERM) => e.hint("it is idmapped already, or belongs to a user namespace"),
+                _ => e,
+            })
+        }
         Op::CreateCgroup { path } => {
             let host = host.ok_or_else(|| Error::new("no cgroup v2 was found"))?;
             to.cgroup = Some(cgroup::create(host, path)?);
@@ -85,7 +106,7 @@ fn open_rootfs(tree: Tree, path: &Path, propagation: u64, to: &mut Prepared) -> 
     let dir = rustix::fs::open(path, flags, Mode::empty()).call("open", || format!("{path:?}"));
     let dir = dir.doing("open the rootfs").map_err(|e| e.hint("root.path counts from the bundle"))?;
     to.rootfs = Some(match tree {
-        Tree::Host => dir,
+        Tree::Host | Tree::Joined => dir,
         Tree::OpenTree => {
             to.namespace = Some(mount::open_tree_namespace(&dir).doing("make a mount namespace of the rootfs")?);
             dir
@@ -113,6 +134,15 @@ fn check_kind(tree: &OwnedFd, kind: SourceKind, path: &Path) -> Result<()> {
                 return Ok(());
             }
             Err(Error::new("the host's /dev/null is not the device 1:3"))
+        }
+        SourceKind::Device(kind, major, minor) => {
+            let stat = rustix::fs::fstat(tree).call("fstat", || format!("{path:?}")).doing("check the device")?;
+            let wanted = if kind == DeviceKind::Block { FileType::BlockDevice } else { FileType::CharacterDevice };
+            if FileType::from_raw_mode(stat.st_mode) == wanted && stat.st_rdev == rustix::fs::makedev(major, minor) {
+                return Ok(());
+            }
+            Err(Error::new(format!("the host has another device than {major}:{minor} at {}", path.display()))
+                .hint("in a user namespace devices cannot be made, so the host's are bound, by their path"))
         }
         SourceKind::Procfs => {
             let fs = rustix::fs::fstatfs(tree).call("fstatfs", || format!("{path:?}")).doing("check the source")?;

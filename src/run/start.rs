@@ -2,11 +2,13 @@
 
 use std::os::fd::AsFd;
 
-use super::explain;
 use super::sync::{self, FromChild, Report, ToChild};
+use super::{explain, hooks};
 use crate::error::{Doing, Error, Result};
 use crate::faults;
+use crate::plan::Hooks;
 use crate::state::{Action, Container, START, Status, remove_start};
+use crate::sys::clone;
 use crate::sys::page::Page;
 use crate::sys::socket;
 
@@ -44,7 +46,7 @@ pub fn start(container: &Container) -> Result<()> {
             }
             Ok(Some(FromChild::Failed(report))) => return Err(explain(report.error())),
             Ok(None) => break,
-            Err(_) => return Err(stopped()),
+            Ok(Some(FromChild::Hooks)) | Err(_) => return Err(stopped()),
         }
     }
     faults::at("starter", "after-end")?;
@@ -53,9 +55,22 @@ pub fn start(container: &Container) -> Result<()> {
         None if lock.is_some() => Err(stopped()), // it was killed before it could answer
         None => {
             remove_start(&container.dir);
-            Ok(())
+            poststart(hooks::saved(&state, "\"poststart\"")?.as_ref(), state.pid, &init)
         }
     }
+}
+
+/// The hooks poststart. If one fails the container is stopped, as runc has it.
+///
+/// # Errors
+/// The first one that fails.
+pub fn poststart(hooks: Option<&Hooks>, pid: i32, init: impl AsFd) -> Result<()> {
+    let Some(hooks) = hooks.filter(|h| !h.poststart.is_empty()) else { return Ok(()) };
+    let done = hooks::run(hooks, &hooks.poststart, pid, "running", &hooks::bundle(hooks)?, hooks::Watch::None);
+    if done.is_err() {
+        let _ = clone::pidfd_send_signal(init, libc::SIGKILL);
+    }
+    done
 }
 
 fn stopped() -> Error {

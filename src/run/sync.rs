@@ -2,8 +2,11 @@
 //!
 //! | when                       | from → to        | message                 | then                                             |
 //! |----------------------------|------------------|-------------------------|--------------------------------------------------|
+//! | id maps written            | parent → child   | `Mapped`                | the child becomes root and makes what is late    |
 //! | cgroup set by cgroup.procs | parent → child   | `Placed`                | the child makes its cgroup namespace             |
 //! | filter compiled            | parent → child   | `Filter`                | kept until the end                               |
+//! | the mounts are made        | child → parent   | `Hooks`                 | the parent runs hooks, if there are some         |
+//! | the hooks have run         | parent → child   | `Hooked`                | the child goes on                                |
 //! | a step failed              | child → parent   | `Failed`                | the child exits                                  |
 //! | all steps done             | child → parent   | `Ready`                 | the parent writes the state                      |
 //! | state written              | parent → child   | `Go` (+ page in `run`)  | the child waits for `start`, or executes (`run`) |
@@ -31,8 +34,12 @@ const LONGEST: usize = 64 * 1024;
 pub enum ToChild {
     /// It was moved into its cgroup.
     Placed,
+    /// The ids of its user namespace are mapped.
+    Mapped,
     /// The seccomp filter and its flags.
     Filter(Vec<u8>, u32),
+    /// The hooks of the runtime have run.
+    Hooked,
     /// Go on: errors go to this page from now on.
     Go(Option<OwnedFd>),
 }
@@ -42,6 +49,8 @@ pub enum ToChild {
 pub enum FromChild {
     /// All steps up to here are done.
     Ready,
+    /// It is time for the hooks of the runtime.
+    Hooks,
     /// A step failed.
     Failed(Report),
 }
@@ -109,6 +118,8 @@ fn shorten(text: &mut String) {
 pub fn tell(socket: impl AsFd, message: &ToChild) -> sys::Result<()> {
     match message {
         ToChild::Placed => socket::send(socket, b"P"),
+        ToChild::Mapped => socket::send(socket, b"M"),
+        ToChild::Hooked => socket::send(socket, b"K"),
         ToChild::Filter(bpf, flags) => {
             let bytes: Vec<u8> = [b"F", flags.to_ne_bytes().as_slice(), bpf].concat();
             socket::send(socket, &bytes)
@@ -124,6 +135,8 @@ pub fn hear(socket: BorrowedFd<'_>) -> sys::Result<Option<ToChild>> {
     let unexpected = || SysError::new("recvmsg", "a message of no known kind", Errno::EPROTO);
     match bytes.split_first() {
         Some((b'P', _)) => Ok(Some(ToChild::Placed)),
+        Some((b'M', _)) => Ok(Some(ToChild::Mapped)),
+        Some((b'K', _)) => Ok(Some(ToChild::Hooked)),
         Some((b'G', _)) => Ok(Some(ToChild::Go(fd))),
         Some((b'F', rest)) => {
             let (flags, bpf) = rest.split_first_chunk::<4>().ok_or_else(unexpected)?;
@@ -137,6 +150,7 @@ pub fn hear(socket: BorrowedFd<'_>) -> sys::Result<Option<ToChild>> {
 pub fn report(socket: impl AsFd, message: &FromChild) -> sys::Result<()> {
     match message {
         FromChild::Ready => socket::send(socket, b"R"),
+        FromChild::Hooks => socket::send(socket, b"H"),
         FromChild::Failed(report) => socket::send(socket, &[b"E".as_slice(), &report.to_bytes()].concat()),
     }
 }
@@ -157,6 +171,7 @@ fn listen_once(socket: BorrowedFd<'_>) -> sys::Result<Option<FromChild>> {
     let unexpected = || SysError::new("recvmsg", "a message of no known kind", Errno::EPROTO);
     match bytes.split_first() {
         Some((b'R', _)) => Ok(Some(FromChild::Ready)),
+        Some((b'H', _)) => Ok(Some(FromChild::Hooks)),
         Some((b'E', rest)) => Report::from_bytes(rest).map(FromChild::Failed).map(Some).ok_or_else(unexpected),
         _ => Err(unexpected()),
     }

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use oci_spec::runtime::{
-    Capabilities, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Mount, Process, Spec,
+    Capabilities, LinuxDevice, LinuxDeviceType, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, LinuxResources,
+    Mount, Process, Spec,
 };
 
 use super::{bad, one_line, sysctl, unsupported};
@@ -29,8 +30,7 @@ const STRICT: &[fn(&Spec) -> Result<()>] = &[
     process,
     unsupported::platform,
     unsupported::process,
-    unsupported::hooks,
-    unsupported::mounts,
+    hooks,
     unsupported::namespaces,
     unsupported::linux,
     unsupported::seccomp,
@@ -40,6 +40,8 @@ const STRICT: &[fn(&Spec) -> Result<()>] = &[
     ids,
     capabilities,
     namespaces,
+    mappings,
+    time_offsets,
     names,
     host_mounts,
     mounts,
@@ -95,6 +97,29 @@ fn process(spec: &Spec) -> Result<()> {
     }
     if !cwd.is_absolute() {
         return Err(bad("process.cwd", format!("must be an absolute path, not {:?}", shown(cwd))));
+    }
+    Ok(())
+}
+
+#[allow(deprecated)] // prestart: Docker's networks use it still
+fn hooks(spec: &Spec) -> Result<()> {
+    let Some(hooks) = spec.hooks() else { return Ok(()) };
+    for (kind, list) in [
+        ("prestart", hooks.prestart()),
+        ("createRuntime", hooks.create_runtime()),
+        ("createContainer", hooks.create_container()),
+        ("startContainer", hooks.start_container()),
+        ("poststart", hooks.poststart()),
+        ("poststop", hooks.poststop()),
+    ] {
+        for (i, hook) in list.iter().flatten().enumerate() {
+            if !hook.path().is_absolute() {
+                return Err(bad(format!("hooks.{kind}[{i}].path"), "must be absolute"));
+            }
+            if hook.timeout().is_some_and(|t| t <= 0) {
+                return Err(bad(format!("hooks.{kind}[{i}].timeout"), "must be greater than 0"));
+            }
+        }
     }
     Ok(())
 }
@@ -197,13 +222,81 @@ fn namespaces(spec: &Spec) -> Result<()> {
     Ok(())
 }
 
+/// The clocks of a time namespace (time_namespaces(7)); the words are runc's.
+fn time_offsets(spec: &Spec) -> Result<()> {
+    let offsets = spec.linux().as_ref().and_then(|l| l.time_offsets().as_ref());
+    let namespaces = spec.linux().as_ref().and_then(|l| l.namespaces().as_deref()).unwrap_or_default();
+    let time = namespaces.iter().find(|n| n.typ() == LinuxNamespaceType::Time);
+    for (clock, offset) in offsets.into_iter().flatten() {
+        if !["boottime", "monotonic"].contains(&clock.as_str()) {
+            return Err(bad(
+                format!("linux.timeOffsets[{}]", one_line(clock)),
+                "unknown clock: there are boottime and monotonic",
+            ));
+        }
+        if offset.nanosecs().unwrap_or(0) >= 1_000_000_000 {
+            return Err(bad(format!("linux.timeOffsets.{clock}.nanosecs"), "must be less than a second"));
+        }
+        match time {
+            // It asks for nothing.
+            None if offset.secs().unwrap_or(0) == 0 && offset.nanosecs().unwrap_or(0) == 0 => {}
+            None => {
+                return Err(bad(
+                    "linux.timeOffsets",
+                    "time namespace offsets specified, but time namespace isn't enabled in the config",
+                ));
+            }
+            Some(n) if n.path().is_some() => {
+                return Err(bad(
+                    "linux.timeOffsets",
+                    "time namespace enabled, but both namespace path and time offsets specified -- you may only provide one",
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// In runc's words.
+fn mappings(spec: &Spec) -> Result<()> {
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    let user = |n: &&LinuxNamespace| n.typ() == LinuxNamespaceType::User;
+    let user = linux.namespaces().iter().flatten().find(user);
+    let there = |list: &Option<Vec<LinuxIdMapping>>| list.as_ref().is_some_and(|l| !l.is_empty());
+    let (uids, gids) = (there(linux.uid_mappings()), there(linux.gid_mappings()));
+    match user {
+        None if uids || gids => {
+            let field = if uids { "linux.uidMappings" } else { "linux.gidMappings" };
+            Err(bad(field, "user namespace mappings specified, but user namespace isn't enabled in the config"))
+        }
+        Some(namespace) if namespace.path().is_none() && !(uids && gids) => {
+            let field = if uids { "linux.gidMappings" } else { "linux.uidMappings" };
+            Err(bad(field, "user namespaces enabled, but no namespace path to join nor mappings to apply specified"))
+        }
+        _ => {
+            for (field, list) in
+                [("linux.uidMappings", linux.uid_mappings()), ("linux.gidMappings", linux.gid_mappings())]
+            {
+                for (i, map) in list.iter().flatten().enumerate() {
+                    let end = |start: u32| start.checked_add(map.size());
+                    if map.size() == 0 || end(map.container_id()).is_none() || end(map.host_id()).is_none() {
+                        return Err(bad(format!("{field}[{i}]"), "the range is empty, or beyond the last id"));
+                    }
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
 /// The host's name must not change.
 fn names(spec: &Spec) -> Result<()> {
     // __NEW_UTS_LEN of linux/utsname.h, for both.
     const LONGEST: usize = 64;
     for (field, name) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
         let Some(name) = name.as_deref().filter(|n| !n.is_empty()) else { continue };
-        if !has_new(spec, LinuxNamespaceType::Uts) {
+        if !has_own(spec, LinuxNamespaceType::Uts) {
             return Err(bad(field, format!("unable to set {field} without a private UTS namespace")));
         }
         if name.len() > LONGEST {
@@ -215,7 +308,7 @@ fn names(spec: &Spec) -> Result<()> {
 
 /// Without a mount namespace of its own the container would change what the whole host sees.
 fn host_mounts(spec: &Spec) -> Result<()> {
-    if has_new(spec, LinuxNamespaceType::Mount) {
+    if has_own(spec, LinuxNamespaceType::Mount) {
         return Ok(());
     }
     let linux = spec.linux().as_ref();
@@ -384,10 +477,10 @@ fn annotations(spec: &Spec) -> Result<()> {
     Ok(())
 }
 
-/// Whether the container gets a new namespace of that kind.
-pub(super) fn has_new(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+/// Whether the container has a namespace of that kind beside the host's: a new one, or one that it joins.
+pub(super) fn has_own(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     let list = spec.linux().as_ref().and_then(|l| l.namespaces().as_deref()).unwrap_or_default();
-    list.iter().any(|n| n.typ() == kind && n.path().as_ref().is_none_or(|p| p.as_os_str().is_empty()))
+    list.iter().any(|n| n.typ() == kind)
 }
 
 fn is_bind(mount: &Mount) -> bool {

@@ -11,10 +11,10 @@ pub fn features() -> Value {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.3.0",
         // Empty is "none"; without the key it would be "unknown".
-        "hooks": [],
+        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
         "mountOptions": MOUNT_OPTIONS,
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": CAPABILITIES.map(|c| format!("CAP_{c}")).as_slice(),
             "cgroup": { "v1": false, "v2": true, "systemd": true, "systemdUser": true, "rdma": true },
             "seccomp": {
@@ -29,7 +29,7 @@ pub fn features() -> Value {
             "selinux": { "enabled": false },
             "intelRdt": { "enabled": false },
             // containerd reads this without asking whether it is there.
-            "mountExtensions": { "idmap": { "enabled": false } },
+            "mountExtensions": { "idmap": { "enabled": true } },
             "netDevices": { "enabled": false },
         },
         "annotations": annotations(),
@@ -63,6 +63,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "diratime",
     "dirsync",
     "exec",
+    "idmap",
     "iversion",
     "lazytime",
     "loud",
@@ -86,6 +87,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "relatime",
     "remount",
     "rexec",
+    "ridmap",
     "rnoatime",
     "rnodev",
     "rnodiratime",
@@ -225,7 +227,7 @@ mod tests {
         for (path, value) in [
             ("/ociVersionMin", json!("1.0.0")),
             ("/ociVersionMax", json!("1.3.0")),
-            ("/linux/mountExtensions/idmap/enabled", json!(false)),
+            ("/linux/mountExtensions/idmap/enabled", json!(true)),
             ("/linux/cgroup/v2", json!(true)),
             ("/linux/seccomp/enabled", json!(true)),
             ("/linux/netDevices/enabled", json!(false)),
@@ -234,7 +236,7 @@ mod tests {
             assert_eq!(features.pointer(path), Some(&value), "{path}");
         }
         let options = features["mountOptions"].as_array().unwrap();
-        assert!(options.contains(&json!("rro")) && !options.contains(&json!("idmap")));
+        assert!(options.contains(&json!("rro")) && options.contains(&json!("idmap")));
         assert!(features["annotations"]["io.github.seccomp.libseccomp.version"].is_string());
     }
 

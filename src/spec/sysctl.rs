@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use super::{bad, check::has_new, one_line};
+use super::{bad, check::has_own, one_line};
 use crate::error::{Error, Origin, Result};
 
 /// The System V and POSIX IPC sysctls that belong to the ipc namespace, besides `fs.mqueue.*`.
@@ -63,7 +63,7 @@ pub fn check(spec: &Spec) -> Result<()> {
 
 /// runc's rules and words.
 fn allowed(spec: &Spec, path: &str) -> Result<(), &'static str> {
-    let private = |kind| has_new(spec, kind);
+    let private = |kind| has_own(spec, kind);
     let below = |dir: &str| path.starts_with(dir);
     if IPC.contains(&path) || below("fs/mqueue/") {
         return if private(LinuxNamespaceType::Ipc) { Ok(()) } else { Err("not allowed in the host's ipc namespace") };

@@ -6,7 +6,7 @@ use oci_spec::runtime::{
 };
 
 use super::bad;
-use super::check::{filled, shown, word};
+use super::check::{filled, word};
 use crate::error::{Error, Origin, Result};
 
 const LATER: &str = "not supported yet";
@@ -35,7 +35,6 @@ pub fn process(spec: &Spec) -> Result<()> {
     let Some(process) = spec.process() else { return Ok(()) };
     let affinity = process.exec_cpu_affinity().as_ref();
     refuse(&[
-        ("process.terminal", process.terminal() == Some(true)),
         ("process.apparmorProfile", filled(process.apparmor_profile())),
         ("process.selinuxLabel", filled(process.selinux_label())),
         ("process.scheduler", process.scheduler().is_some()),
@@ -44,46 +43,13 @@ pub fn process(spec: &Spec) -> Result<()> {
     ])
 }
 
-#[allow(deprecated)] // prestart: Docker's networks use it still
-pub fn hooks(spec: &Spec) -> Result<()> {
-    let Some(hooks) = spec.hooks() else { return Ok(()) };
-    refuse(&[
-        ("hooks.prestart", some(hooks.prestart())),
-        ("hooks.createRuntime", some(hooks.create_runtime())),
-        ("hooks.createContainer", some(hooks.create_container())),
-        ("hooks.startContainer", some(hooks.start_container())),
-        ("hooks.poststart", some(hooks.poststart())),
-        ("hooks.poststop", some(hooks.poststop())),
-    ])
-}
-
-pub fn mounts(spec: &Spec) -> Result<()> {
-    for (i, mount) in spec.mounts().iter().flatten().enumerate() {
-        let idmap = |o: &String| matches!(o.split('=').next(), Some("idmap" | "ridmap"));
-        let field = if some(mount.uid_mappings()) {
-            "uidMappings".to_owned()
-        } else if some(mount.gid_mappings()) {
-            "gidMappings".to_owned()
-        } else if let Some(j) = mount.options().iter().flatten().position(idmap) {
-            format!("options[{j}]")
-        } else {
-            continue;
-        };
-        let origin = Origin::new(format!("mounts[{i}].{field}"), shown(mount.destination()));
-        return Err(Error::new(format!("idmapped mounts are {LATER}")).at(origin));
-    }
-    Ok(())
-}
-
 pub fn namespaces(spec: &Spec) -> Result<()> {
     let list = spec.linux().as_ref().and_then(|l| l.namespaces().as_deref()).unwrap_or_default();
     for (i, namespace) in list.iter().enumerate() {
         let kind = namespace.typ();
-        if matches!(kind, LinuxNamespaceType::User | LinuxNamespaceType::Time) {
-            return Err(Error::new(LATER).at(Origin::new(format!("linux.namespaces[{i}]"), word(kind))));
-        }
-        if namespace.path().as_ref().is_some_and(|p| !p.as_os_str().is_empty()) {
-            return Err(Error::new(format!("joining a namespace is {LATER}"))
+        let joined = namespace.path().as_ref().is_some_and(|p| !p.as_os_str().is_empty());
+        if kind == LinuxNamespaceType::Mount && joined {
+            return Err(Error::new(format!("joining a mount namespace is {LATER}"))
                 .at(Origin::new(format!("linux.namespaces[{i}].path"), word(kind))));
         }
     }
@@ -92,15 +58,8 @@ pub fn namespaces(spec: &Spec) -> Result<()> {
 
 pub fn linux(spec: &Spec) -> Result<()> {
     let Some(linux) = spec.linux() else { return Ok(()) };
-    let offsets = linux.time_offsets().iter().flat_map(|map| map.values());
     let cpu = linux.resources().as_ref().and_then(|r| r.cpu().as_ref());
     refuse(&[
-        ("linux.uidMappings", some(linux.uid_mappings())),
-        ("linux.gidMappings", some(linux.gid_mappings())),
-        (
-            "linux.timeOffsets",
-            offsets.into_iter().any(|o| o.secs().unwrap_or(0) != 0 || o.nanosecs().unwrap_or(0) != 0),
-        ),
         ("linux.mountLabel", filled(linux.mount_label())),
         ("linux.intelRdt", linux.intel_rdt().as_ref().is_some_and(asks_for_rdt)),
         ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|map| !map.is_empty())),

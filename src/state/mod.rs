@@ -3,5 +3,5 @@
 mod status;
 mod store;
 
-pub use status::{Action, Status};
+pub use status::{Action, PAUSED, Status};
 pub use store::{CgroupState, Container, START, State, Store, VERSION, check_id, deleted, remove_start};

@@ -50,7 +50,12 @@ pub enum Action {
     Events,
     /// `update`
     Update,
+    /// `exec`
+    Exec,
 }
+
+/// What `exec` says of a paused container.
+pub const PAUSED: &str = "cannot exec in a paused container (use --ignore-paused to override)";
 
 impl Status {
     /// Whether the action makes sense now; else an error in runc's words, which engines match on.
@@ -69,6 +74,10 @@ impl Status {
             (Action::Delete, Creating | Running | Paused) => {
                 no(format!("cannot delete container that is not stopped: {self}"))
             }
+            (Action::Exec, Created | Running) => Ok(()),
+            (Action::Exec, Paused) => no(PAUSED.into()),
+            (Action::Exec, Stopped) => no("cannot exec in a stopped container".into()),
+            (Action::Exec, Creating) => no("container not running: it is still being created".into()),
             (Action::Pause, Created | Running) | (Action::Resume, Paused) => Ok(()),
             (Action::Pause, _) => no(format!("container not running or created: {self}")),
             (Action::Resume, _) => no(format!("container not paused: {self}")),
@@ -88,15 +97,17 @@ mod tests {
     fn every_pair() {
         use Status::*;
         let table = [
-            (Creating, [false; 8]),
-            (Created, [true, true, true, true, false, true, true, true]),
-            (Running, [false, true, false, true, false, true, true, true]),
-            (Paused, [false, true, false, false, true, true, true, true]),
-            (Stopped, [false, false, true, false, false, false, false, false]),
+            (Creating, [false; 9]),
+            (Created, [true, true, true, true, false, true, true, true, true]),
+            (Running, [false, true, false, true, false, true, true, true, true]),
+            (Paused, [false, true, false, false, true, true, true, true, false]),
+            (Stopped, [false, false, true, false, false, false, false, false, false]),
         ];
-        use Action::{Delete, Events, Kill, Pause, Ps, Resume, Start, Update};
+        use Action::{Delete, Events, Exec, Kill, Pause, Ps, Resume, Start, Update};
         for (status, allowed) in table {
-            for (action, allowed) in [Start, Kill, Delete, Pause, Resume, Ps, Events, Update].into_iter().zip(allowed) {
+            for (action, allowed) in
+                [Start, Kill, Delete, Pause, Resume, Ps, Events, Update, Exec].into_iter().zip(allowed)
+            {
                 assert_eq!(status.allows(action).is_ok(), allowed, "{status} {action:?}");
             }
         }

@@ -32,13 +32,19 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Child
     if task.st_nlink != 3 {
         return Err(SysError::new("clone3", format!("{}: {} threads", args(), task.st_nlink - 2), Errno::EDEADLK));
     }
+    clone3_unchecked(flags, cgroup, args)
+}
+
+/// The call itself. The caller has one thread.
+fn clone3_unchecked(flags: u64, cgroup: Option<BorrowedFd<'_>>, args: impl Fn() -> String) -> Result<Option<Child>> {
     let mut pidfd: RawFd = -1;
     let mut cl = libc::clone_args {
         flags: flags | libc::CLONE_PIDFD as u64,
         pidfd: &raw mut pidfd as u64,
         child_tid: 0,
         parent_tid: 0,
-        exit_signal: libc::SIGCHLD as u64,
+        // With CLONE_PARENT it is inherited.
+        exit_signal: if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 },
         stack: 0,
         stack_size: 0,
         tls: 0,
@@ -62,6 +68,35 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Child
             Ok(Some(Child { pid: pid as i32, pidfd }))
         }
     }
+}
+
+/// A plain new process, made by a child of [`clone3`] as well: that has one thread, too, but perhaps no /proc to see it in.
+pub fn fork() -> Result<Option<Child>> {
+    clone3_unchecked(0, None, || "0".into())
+}
+
+/// clone3(2) of a process that becomes a child of our parent (`CLONE_PARENT`), for one that has come by [`clone3`] itself.
+pub fn clone3_for_parent(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Child>> {
+    clone3_unchecked(flags | libc::CLONE_PARENT as u64, cgroup, || format!("PARENT|{}", flag_names(flags)))
+}
+
+/// The pid of a process, as we see it (fdinfo of its pidfd).
+pub fn pid_of(pidfd: impl AsFd) -> Result<i32> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd());
+    let text = std::fs::read_to_string(&path).call("read", || path.clone())?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok()).filter(|pid| *pid > 0);
+    pid.ok_or_else(|| SysError::new("read", path, Errno::ESRCH))
+}
+
+/// The kind of a namespace, as `CLONE_NEW*` (ioctl_nsfs(2), NS_GET_NSTYPE).
+///
+/// # Errors
+/// ENOTTY if it is none.
+pub fn namespace_type(file: impl AsFd) -> Result<u64> {
+    const NS_GET_NSTYPE: u32 = 0xb703; // include/uapi/linux/nsfs.h
+    // SAFETY: the request takes no argument; the descriptor is borrowed for the call.
+    let kind = unsafe { libc::ioctl(file.as_fd().as_raw_fd(), NS_GET_NSTYPE as _) };
+    if kind < 0 { Err(SysError::last("ioctl", "NS_GET_NSTYPE")) } else { Ok(kind as u64) }
 }
 
 /// The names of CLONE_NEW* flags, for messages.

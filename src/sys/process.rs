@@ -115,21 +115,27 @@ pub fn setsid() -> Result<()> {
 
 /// setrlimit(2) of the resource with this number (`RLIMIT_*`); `u64::MAX` is no limit.
 pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
-    let args = || format!("{resource}, {{{soft}, {hard}}}");
+    set_rlimit_of(0, resource, soft, hard)
+}
+
+/// prlimit(2): the same of another process; of this one for 0.
+pub fn set_rlimit_of(pid: i32, resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let args = || format!("{pid}, {resource}, {{{soft}, {hard}}}");
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: `limit` outlives the call; the kernel checks the number. prlimit64 of pid 0 is this process.
+    // SAFETY: `limit` outlives the call; the kernel checks the numbers.
     let r = unsafe {
-        libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null_mut::<libc::rlimit64>())
+        libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const limit, std::ptr::null_mut::<libc::rlimit64>())
     };
     if r == 0 { Ok(()) } else { Err(SysError::last("prlimit", args())) }
 }
 
-/// getrlimit(2): soft and hard limit.
-pub fn rlimit(resource: u32) -> Result<(u64, u64)> {
+/// getrlimit(2): soft and hard limit of a process; of this one for 0.
+pub fn rlimit(pid: i32, resource: u32) -> Result<(u64, u64)> {
     let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel fills `limit`, which outlives the call.
-    let r =
-        unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::null::<libc::rlimit64>(), &raw mut limit) };
+    let r = unsafe {
+        libc::syscall(libc::SYS_prlimit64, pid, resource, std::ptr::null::<libc::rlimit64>(), &raw mut limit)
+    };
     if r == 0 { Ok((limit.rlim_cur, limit.rlim_max)) } else { Err(SysError::last("prlimit", format!("{resource}"))) }
 }
 

@@ -130,6 +130,25 @@ pub fn wait_for<const N: usize>(fds: [BorrowedFd<'_>; N], time: Duration) -> Res
     wait(fds, Some(timespec(time)))
 }
 
+/// As [`wait_any`], and whether the file `watched` has changed since it was last read (POLLPRI: cgroup.events).
+pub fn wait_watching<const N: usize>(
+    fds: [BorrowedFd<'_>; N],
+    watched: Option<BorrowedFd<'_>>,
+    seconds: i64,
+) -> Result<([bool; N], bool)> {
+    let mut polled: Vec<_> = fds.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+    polled.extend(watched.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::PRI)));
+    let timeout = Timespec { tv_sec: seconds, tv_nsec: 0 };
+    loop {
+        match poll(&mut polled, Some(&timeout)) {
+            Err(rustix::io::Errno::INTR) => continue,
+            r => break r.call("poll", || format!("{} descriptors", polled.len())).map(drop)?,
+        };
+    }
+    let ready = |i: usize| polled.get(i).is_some_and(|p| !p.revents().is_empty());
+    Ok((std::array::from_fn(ready), ready(N)))
+}
+
 /// As poll(2) takes it.
 pub fn timespec(time: Duration) -> Timespec {
     let tv_sec = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);

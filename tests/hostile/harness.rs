@@ -12,7 +12,7 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 use serde_json::{Value, json};
 
-use crate::bed::{self, Bed, TREES, cgroup_of};
+use crate::bed::{self, Bed, cgroup_of, trees};
 use crate::canary::{self, Snapshot};
 
 /// Nothing may take longer, and nothing may hang: a fifo has no other end.
@@ -167,7 +167,7 @@ impl Arena {
     /// Every way with every kind of mount namespace.
     #[track_caller]
     pub fn everywhere(&self, check: impl Fn(&Outcome)) {
-        for tree in TREES {
+        for tree in trees() {
             for (way, start) in WAYS {
                 check(&self.live(tree, way, start));
             }

@@ -159,7 +159,7 @@ fn descriptors_of_the_caller() {
     // What this test's own caller has let through as well: of `ls` itself there is 3.
     let open = with_descriptors("busybox ls /proc/self/fd");
     let open: Vec<_> = open.lines().filter(|fd| *fd != "3").collect();
-    for tree in bed::TREES {
+    for tree in bed::trees() {
         let tree = format!("--mount-namespace={tree}");
         assert_eq!(run(&tree), "0\n1\n2\n");
         // The control: what it wants to pass is there.
@@ -273,7 +273,7 @@ fn a_passwd_of_one_gigabyte() {
         command.args(["-c", &format!("ulimit -v 300000; {script}"), "sh"]).arg(bed::tare());
         command.current_dir(&arena.bed.dir).stdin(Stdio::null()).output().unwrap()
     };
-    for tree in bed::TREES {
+    for tree in bed::trees() {
         let begin = std::time::Instant::now();
         let run = format!("exec \"$1\" --root state run --mount-namespace={tree} {}", arena.bed.id());
         let out = limited(&run);
@@ -300,7 +300,7 @@ fn a_passwd_that_is_the_runtimes_own_environment() {
         assert!(out.status.success(), "{out:?}");
         String::from_utf8(out.stdout).unwrap().trim().to_owned()
     };
-    for tree in bed::TREES {
+    for tree in bed::trees() {
         for link in ["/proc/self/environ", "/proc/1/environ"] {
             let _ = fs::remove_file(&passwd);
             symlink(link, &passwd).unwrap();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, RenameFlags};
 use serde_json::json;
 
-use crate::bed::TREES;
+use crate::bed::trees;
 use crate::canary::SECRET;
 use crate::harness::{Arena, WAYS};
 
@@ -118,7 +118,7 @@ fn shared_volume(starts: usize) {
         let _ = fs::remove_dir_all(arena.rootfs().join("made"));
         let _ = fs::remove_dir_all(arena.rootfs().join(canary.strip_prefix("/").unwrap()));
         let swapper = Swapper::start(pairs.clone());
-        let outcome = arena.live(TREES[i / WAYS.len() % 2], way, start);
+        let outcome = arena.live(trees()[i / WAYS.len() % trees().len()], way, start);
         swaps += swapper.stop();
         outcome.is_clear();
         if outcome.refused.is_some() {
@@ -151,7 +151,7 @@ fn starts(arena: &mut Arena, count: usize, pairs: &[(PathBuf, PathBuf)]) -> Vec<
     let mut ran = Vec::new();
     for i in 0..count {
         let (way, start) = WAYS[i % WAYS.len()];
-        let outcome = arena.live(TREES[i / WAYS.len() % 2], way, start);
+        let outcome = arena.live(trees()[i / WAYS.len() % trees().len()], way, start);
         outcome.is_clear();
         if outcome.refused.is_none() {
             ran.push(outcome.ran().to_owned());

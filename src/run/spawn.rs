@@ -1,0 +1,269 @@
+//! From clone3(2) until the child is ready, and on to its execve: what `create`, `run` and `exec` share.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::signalfd::SignalFd;
+
+use super::cleanup::Half;
+use super::sync::{self, FromChild, ToChild};
+use super::{antechamber, explain, hooks, launch, unit};
+use crate::cgroup::devices;
+use crate::cgroup::freeze::Watch;
+use crate::child::Inherited;
+use crate::error::{Doing, Error, Result};
+use crate::faults;
+use crate::host;
+use crate::log::Log;
+use crate::plan::{Actor, Op, Plan};
+use crate::seccomp;
+use crate::state::{self, PAUSED};
+use crate::sys::clone::{self, Child, Exit};
+use crate::sys::page::Page;
+use crate::sys::socket;
+
+/// Seconds after which a wait says what it waits for.
+const PATIENCE: i64 = 10;
+
+/// The parent, from clone3 until the child is ready.
+pub struct Spawn<'a> {
+    /// What is done.
+    pub plan: &'a Plan,
+    /// The signals that the caller has blocked: they end the wait.
+    pub signals: &'a SignalFd,
+    /// Where warnings go.
+    pub log: &'a mut Log,
+    /// Whether it ends the wait, with an error, that the cgroup is frozen.
+    pub frozen: Option<Watch>,
+}
+
+impl Spawn<'_> {
+    /// Makes the child and does the parent's steps while it does its own.
+    ///
+    /// A cgroup whose cgroup.kill was written more often than that of the caller's kills what is born in it (Linux 6.18,
+    /// 7.2): a child that SIGKILL takes before its first word is made once more and moved into the cgroup.
+    pub fn run<'p>(mut self, inherited: &mut Option<Inherited<'p>>, half: &mut Half) -> Result<OwnedFd> {
+        let first = match self.try_once(inherited, half) {
+            Err(e) => e,
+            Ok(socket) => return Ok(socket),
+        };
+        // One that still lives is ended by the clean-up.
+        let exit = half.child.take_if(|c| has_ended(c, 1)).map(|c| clone::wait(&c.pidfd));
+        let killed = matches!(exit, Some(Ok(Exit::Signal(libc::SIGKILL))));
+        // With a field it is explained already: the memory limit was too low.
+        let explained = first.origin.is_some() || half.container.is_removed()?;
+        if !killed || explained || inherited.as_ref().is_none_or(|i| !i.placed) {
+            return Err(first);
+        }
+        self.log.debug(format!("once more, to be moved into the cgroup instead of being born in it: {first}"));
+        if let Some(i) = inherited {
+            i.placed = false;
+        }
+        self.try_once(inherited, half)
+    }
+
+    fn try_once<'p>(&mut self, inherited: &mut Option<Inherited<'p>>, half: &mut Half) -> Result<OwnedFd> {
+        let (ours, theirs) = socket::pair().doing("make a socket pair")?;
+        if let Some(i) = inherited {
+            i.socket = Some(theirs);
+        }
+        let cgroup = half.prepared.cgroup.as_ref();
+        let mut ours = Some(ours);
+        let child = launch::launch(self.plan, cgroup, inherited, &mut ours)?;
+        let ours = ours.ok_or_else(|| Error::new("the socket pair was lost"))?;
+        let pid = child.pid;
+        half.child = Some(child);
+        // The child's end must be the child's alone, for its end of file to reach us.
+        let placed = inherited.as_mut().is_none_or(|i| {
+            i.socket = None;
+            i.placed
+        });
+        let moved = match cgroup.filter(|_| !placed) {
+            Some(cgroup) => cgroup.attach(pid).and_then(|()| {
+                let tell = || sync::tell(&ours, &ToChild::Placed).doing("tell the child that it was moved");
+                faults::message("parent", "placed", tell)
+            }),
+            None => Ok(()),
+        };
+        // An error of ours may only be the echo of the child's, whose own words are better.
+        match moved.and_then(|()| self.own_steps(&ours, half)) {
+            Ok(()) => {}
+            Err(e) if e.errno().is_some_and(is_gone) => {}
+            // systemd takes away the cgroup of a child that has failed, while our steps still need it.
+            Err(_) if half.prepared.unit.is_some() && half.child.as_ref().is_some_and(|c| has_ended(c, 0)) => {}
+            Err(e) => return Err(e),
+        }
+        self.wait_ready(&ours, half)?;
+        Ok(ours)
+    }
+
+    /// The parent's steps after clone3: limits, device filter, seccomp.
+    fn own_steps(&mut self, socket: &OwnedFd, half: &mut Half) -> Result<()> {
+        let pid = half.child.as_ref().map_or(0, |c| c.pid);
+        for (index, step) in self.plan.steps.iter().enumerate().filter(|(_, s)| s.by == Actor::ParentAfterMaps) {
+            if faults::skips(&step.op) {
+                continue;
+            }
+            faults::at("parent", index)
+                .and_then(|()| self.own_step(&step.op, socket, half, pid))
+                .map_err(|e| explain(e.at(step.origin.clone())))?;
+        }
+        Ok(())
+    }
+
+    fn own_step(&mut self, op: &Op, socket: &OwnedFd, half: &mut Half, pid: i32) -> Result<()> {
+        let prepared = &half.prepared;
+        let cgroup = || prepared.cgroup.as_ref().ok_or_else(|| Error::new("there is no cgroup"));
+        match op {
+            Op::StartUnit { .. } => {
+                unit::start(op, self.plan, &mut half.prepared, pid)?;
+                let tell = || sync::tell(socket, &ToChild::Placed).doing("tell the child that it was moved");
+                faults::message("parent", "placed", tell)
+            }
+            Op::MapIds => {
+                let maps = self.plan.namespaces.maps.as_ref().ok_or_else(|| Error::new("there are no mappings"))?;
+                host::write_id_maps(pid, maps)?;
+                let tell = || sync::tell(socket, &ToChild::Mapped).doing("tell the child that its ids are mapped");
+                faults::message("parent", "mapped", tell)
+            }
+            Op::Delegate { uid } => cgroup()?.delegate(*uid),
+            Op::RaiseRlimit { resource, name, hard } => crate::child::raise_rlimit(pid, *resource, name, *hard),
+            Op::LimitCgroup { writes } => cgroup()?.apply(writes),
+            Op::DeviceFilter { rules } => devices::apply(cgroup()?, rules, devices::Others::of(prepared.unit.as_ref())),
+            Op::OomScoreAdj { value } => host::write_oom_score_adj(pid, *value),
+            Op::CompileSeccomp { profile } => {
+                let cache = antechamber::shared_folder("seccomp").ok();
+                let filter = seccomp::compile_cached(profile, cache.as_ref().map(AsFd::as_fd))?;
+                self.log.warnings(filter.warnings);
+                let message = ToChild::Filter(filter.bpf, filter.flags);
+                faults::message("parent", "filter", || sync::tell(socket, &message).doing("send the filter"))
+            }
+            _ => Err(Error::new("a step of another process was planned for the parent")),
+        }
+    }
+
+    fn wait_ready(&mut self, socket: &OwnedFd, half: &mut Half) -> Result<()> {
+        faults::at("parent", "before-ready")?;
+        loop {
+            let fds = [socket.as_fd(), self.signals.as_fd()];
+            let watched = self.frozen.as_ref().and_then(Watch::poll_fd);
+            let ([spoke, signalled], changed) =
+                socket::wait_watching(fds, watched, PATIENCE).doing("wait for the container's process")?;
+            if changed && self.frozen.as_ref().is_some_and(|w| w.read().is_ok_and(|events| events.frozen)) {
+                return Err(Error::new(PAUSED));
+            }
+            if signalled && let Ok(Some(signal)) = self.signals.read_signal() {
+                if let Some(name) = ends_the_wait(signal.ssi_signo as i32) {
+                    return Err(Error::new(format!("interrupted by {name} while the container was created")));
+                }
+            } else if spoke {
+                let word = match sync::listen(socket.as_fd()) {
+                    Err(e) if e.errno == Errno::ECONNRESET => Ok(None), // it has ended with a message of ours unread
+                    word => word,
+                };
+                return match word.doing("wait for the container's process")? {
+                    Some(FromChild::Hooks) => {
+                        self.runtime_hooks(socket, half)?;
+                        continue;
+                    }
+                    Some(FromChild::Ready) => faults::at("parent", "after-ready"),
+                    Some(FromChild::Failed(report)) => {
+                        faults::at("parent", "after-failed")?;
+                        Err(explain(report.error()))
+                    }
+                    None => Err(self.died(half)),
+                };
+            } else if !changed {
+                let frozen = half.prepared.cgroup.as_ref().is_some_and(|c| c.is_frozen().unwrap_or(false));
+                if frozen {
+                    return Err(Error::new("the container's cgroup is frozen, so its process cannot run")
+                        .hint("a cgroup above it is frozen"));
+                }
+                self.log.debug(format!("waiting for the container's process for {PATIENCE} s more"));
+            }
+        }
+    }
+
+    /// The hooks prestart and createRuntime, now that the mounts are made.
+    fn runtime_hooks(&mut self, socket: &OwnedFd, half: &mut Half) -> Result<()> {
+        let Some(all) = &self.plan.hooks else { return Err(Error::new("there are no hooks")) };
+        let pid = half.child.as_ref().map_or(0, |c| c.pid);
+        half.hooked = true;
+        let watch = hooks::Watch::Signals(self.signals);
+        hooks::run(all, &all.create_runtime, pid, "creating", &hooks::bundle(all)?, watch)?;
+        let tell = || sync::tell(socket, &ToChild::Hooked).doing("tell the child that the hooks have run");
+        faults::message("parent", "hooked", tell)
+    }
+
+    /// The child is gone without a word.
+    fn died(&self, half: &Half) -> Error {
+        if half.container.is_removed().unwrap_or(false) {
+            return state::deleted();
+        }
+        let killed = Error::new("the container's process was killed before it was ready");
+        match half.prepared.cgroup.as_ref().and_then(|c| c.oom_peak()) {
+            Some(peak) => killed
+                .field("linux.resources.memory.limit")
+                .hint(format!("the memory limit is too low to start the container: {peak} bytes were in use at most")),
+            None => killed,
+        }
+    }
+}
+
+/// Signals that end a wait; the others stay for later.
+pub fn ends_the_wait(signal: i32) -> Option<&'static str> {
+    match signal {
+        libc::SIGINT => Some("SIGINT"),
+        libc::SIGTERM => Some("SIGTERM"),
+        libc::SIGHUP => Some("SIGHUP"),
+        libc::SIGQUIT => Some("SIGQUIT"),
+        _ => None,
+    }
+}
+
+/// Lets the child go on, and waits until it has closed its socket: in `create` because it waits for `start`; with a page for
+/// errors, by execve.
+///
+/// # Errors
+/// What the child has failed at since it was ready.
+pub fn go(socket: &OwnedFd, page: Option<(Page, OwnedFd)>) -> Result<()> {
+    faults::at("parent", "before-go")?;
+    let (page, page_fd) = page.unzip();
+    match sync::tell(socket, &ToChild::Go(page_fd)) {
+        // It has failed since it was ready, and its own words are better; or it was killed.
+        Err(e) if is_gone(e.errno) => match sync::listen(socket.as_fd()) {
+            Ok(Some(FromChild::Failed(report))) => return Err(explain(report.error())),
+            _ => return Err(killed()),
+        },
+        told => told.doing("let the container's process go on")?,
+    }
+    faults::at("parent", "after-go")?;
+    last_words(socket, page.as_ref())
+}
+
+fn last_words(socket: &OwnedFd, page: Option<&Page>) -> Result<()> {
+    let listen = || match sync::listen(socket.as_fd()) {
+        Err(e) if e.errno == Errno::ECONNRESET => Err(killed()),
+        said => said.doing("wait for the container's process"),
+    };
+    let report = match faults::message("parent", "end", listen)? {
+        None => page.and_then(|page| sync::Report::from_bytes(&page.read())),
+        Some(FromChild::Failed(report)) => Some(report),
+        Some(_) => return Err(Error::new("the container's process said that it was ready twice")),
+    };
+    report.map_or(Ok(()), |report| Err(explain(report.error())))
+}
+
+fn killed() -> Error {
+    Error::new("the container's process was killed while the container was created")
+}
+
+/// Whether the child ends within so many seconds.
+fn has_ended(child: &Child, seconds: i64) -> bool {
+    matches!(socket::wait_any([child.pidfd.as_fd()], Some(seconds)), Ok([true]))
+}
+
+/// The other end of the socket is closed, or closed with messages of ours unread.
+fn is_gone(errno: Errno) -> bool {
+    matches!(errno, Errno::EPIPE | Errno::ECONNRESET)
+}
