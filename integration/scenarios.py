@@ -19,6 +19,7 @@ import traceback
 
 IMAGE = "example.org/busybox:latest"
 CGROUP = pathlib.Path("/sys/fs/cgroup")
+PF_KTHREAD = 0x00200000
 
 
 class Skip(Exception):
@@ -182,7 +183,7 @@ def processes_mounts_cgroups():
             name, rest = (process / "stat").read_text().split("(", 1)[1].rsplit(")", 1)
         except OSError:
             continue  # it has ended
-        if "2" not in (process.name, rest.split()[1]):  # the kernel's own come and go
+        if not int(rest.split()[6]) & PF_KTHREAD:  # the kernel's own come and go
             found.add(f"process {process.name} {name}")
     for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
         point = line.split()[4]
