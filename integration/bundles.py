@@ -9,6 +9,8 @@
     binds         docker with 100 bind mounts more
     host-cgroup   docker without a cgroup namespace
     failing       docker, failing at its last step: a program of no format that the kernel executes
+    terminal      docker with a terminal
+    hooks         docker with hooks of all six kinds
 
 Limits are in none of them, since which controllers there are is the host's affair. `config(...)` is for other scripts to
 import: change what they like in the result and write it.
@@ -150,6 +152,17 @@ def failing(folder, args):
     return docker(folder, ["/bin/broken"])
 
 
+def terminal(folder, args):
+    spec = docker(folder, args)
+    spec["process"]["terminal"] = True
+    return spec
+
+
+def hooks(folder, args):
+    kinds = "prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"
+    return docker(folder, args) | {"hooks": {kind: [{"path": "/bin/true"}] for kind in kinds}}
+
+
 KINDS = {
     "minimal": lambda folder, args: minimal(args),
     "docker": docker,
@@ -157,6 +170,8 @@ KINDS = {
     "binds": binds,
     "host-cgroup": host_cgroup,
     "failing": failing,
+    "terminal": terminal,
+    "hooks": hooks,
 }
 
 

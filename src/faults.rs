@@ -19,15 +19,25 @@ fn asked() -> String {
     std::env::var("TARE_FAULT").unwrap_or_default()
 }
 
+/// Standard error of the runtime: the child has the container's terminal there at some point.
+#[cfg(feature = "faults")]
+fn stderr() -> Option<&'static std::os::fd::OwnedFd> {
+    static STDERR: std::sync::OnceLock<Option<std::os::fd::OwnedFd>> = std::sync::OnceLock::new();
+    STDERR.get_or_init(|| rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).ok()).as_ref()
+}
+
 /// On standard error, in one piece.
 #[cfg(feature = "faults")]
 fn say(what: &str, process: &str, point: &impl Display) {
-    let _ = rustix::io::write(rustix::stdio::stderr(), format!("fault: {what} {process}:{point}\n").as_bytes());
+    if let Some(to) = stderr() {
+        let _ = rustix::io::write(to, format!("fault: {what} {process}:{point}\n").as_bytes());
+    }
 }
 
 /// Acts if the point is one of those asked for.
 #[cfg(feature = "faults")]
 pub fn at(process: &str, point: impl Display) -> Result<()> {
+    let _ = stderr(); // while it is the runtime's
     let suffix = format!(":{process}:{point}");
     for fault in asked().split(',') {
         if fault == "trace" {

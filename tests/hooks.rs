@@ -175,6 +175,7 @@ fn each_at_its_time_in_its_namespaces_with_the_state() {
     nothing_is_left(&bed, "run");
 }
 
+/// CVE-2025-23266 as well: nothing of the image in what runs on the host.
 #[test]
 fn arguments_and_environment() {
     let mut bed = bed("environment");

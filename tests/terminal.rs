@@ -6,17 +6,15 @@
 mod bed;
 
 use std::fs::{self, File};
-use std::io::{IoSliceMut, Read, Write};
-use std::mem::MaybeUninit;
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bed::{Bed, cgroup_of, trees};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use bed::{Bed, cgroup_of, message, trees};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::OpenptFlags;
 use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
@@ -185,21 +183,6 @@ impl Receiver {
         assert_eq!(stream.read(&mut [0]).unwrap(), 0, "more than one message");
         (name, fds.remove(0).into())
     }
-}
-
-fn message(stream: &UnixStream) -> (String, Vec<OwnedFd>) {
-    let mut bytes = [0; 4096];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let got = recvmsg(stream, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
-    let mut fds = Vec::new();
-    for message in control.drain() {
-        match message {
-            RecvAncillaryMessage::ScmRights(rights) => fds.extend(rights),
-            _ => panic!("other control data"),
-        }
-    }
-    (String::from_utf8(bytes[..got.bytes].to_vec()).unwrap(), fds)
 }
 
 /// What a process can say of its terminal.

@@ -220,7 +220,10 @@ impl Spawn<'_> {
         half.hooked = true;
         let watch = hooks::Watch::Signals(self.signals);
         hooks::run(all, &all.create_runtime, pid, "creating", &hooks::bundle(all)?, watch)?;
-        let tell = || sync::tell(socket, &ToChild::Hooked).doing("tell the child that the hooks have run");
+        let tell = || match sync::tell(socket, &ToChild::Hooked) {
+            Err(e) if is_gone(e.errno) => Ok(()), // its own words on that come next
+            told => told.doing("tell the child that the hooks have run"),
+        };
         faults::message("parent", "hooked", tell)
     }
 

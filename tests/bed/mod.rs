@@ -9,11 +9,15 @@
 pub mod running;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::{Value, json};
 
 /// The ways to make the mount namespace that this kernel has.
@@ -267,4 +271,27 @@ pub fn all(results: Vec<(i32, String, String)>, status: i32, out: &str) {
     for (i, (code, stdout, stderr)) in results.into_iter().enumerate() {
         assert_eq!((code, stdout.trim()), (status, out), "{}: {stderr}", trees()[i]);
     }
+}
+
+/// The one descriptor of a message that has come.
+pub fn one_fd(stream: &UnixStream) -> OwnedFd {
+    let (_, mut fds) = message(stream);
+    assert_eq!(fds.len(), 1, "{fds:?}");
+    fds.remove(0)
+}
+
+/// A message that has come, and all its descriptors.
+pub fn message(stream: &UnixStream) -> (String, Vec<OwnedFd>) {
+    let mut bytes = [0; 4096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let got = recvmsg(stream, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        match message {
+            RecvAncillaryMessage::ScmRights(rights) => fds.extend(rights),
+            _ => panic!("other control data"),
+        }
+    }
+    (String::from_utf8(bytes[..got.bytes].to_vec()).unwrap(), fds)
 }

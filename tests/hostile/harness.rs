@@ -19,7 +19,7 @@ use crate::canary::{self, Snapshot};
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Starts the container; an error is what the runtime said.
-type Way = fn(&Arena, &str) -> Result<(), String>;
+pub type Way = fn(&Arena, &str) -> Result<(), String>;
 
 /// The ways to come to a running process. What brings another one (update, restore) adds its line.
 pub const WAYS: [(&str, Way); 3] = [

@@ -2,6 +2,8 @@
 //! applies, as a test that fails on a runtime that has the bug. Each negative test has a control beside it: the same
 //! thing done naively, which succeeds, so that a test which cannot see the attack fails.
 //!
+//! CVE-2025-23266 is in tests/hooks.rs, with all else that hooks are given.
+//!
 //! They need root, cgroup v2, busybox-static, a C compiler and readelf, and say so where one is missing.
 //!
 //! What cannot be tried yet, to be brought with what makes it possible:
@@ -11,9 +13,7 @@
 //! | exec, born last | CVE-2016-9962 with CAP_SYS_PTRACE as well: it opens the runtime's descriptors until execve (`exec::SPY`) |
 //! | update, checkpoint | a line each in `harness::WAYS` |
 //! | checkpoint | CVE-2026-119101, CVE-2026-115520: links and `]:` in names at restore |
-//! | terminal | CVE-2025-52565: the pts entry swapped; CVE-2026-88264: `/dev/console` as a link, with a terminal |
 //! | labels | CVE-2019-16884, CVE-2025-52881: a fake `attr/exec` |
-//! | hooks | CVE-2025-23266: nothing of the image in a createContainer hook's environment and directory |
 //! | user namespaces | CVE-2023-25809 for rootless; CVE-2021-43784 by uid mappings; the whole matrix in a user namespace |
 //! | systemd | CVE-2024-3154: `org.systemd.property.*` (announced as unsafe already) |
 
@@ -29,3 +29,4 @@ mod matrix;
 mod mounts;
 mod process;
 mod race;
+mod terminal;

@@ -36,7 +36,7 @@ const PLACES: [(&str, bool); 19] = [
 
 /// What an image puts there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     /// A link to the canary as the host names it.
     AbsoluteLink,
     /// A link by `..`.
@@ -60,11 +60,11 @@ enum Kind {
 }
 
 use Kind::*;
-const KINDS: [Kind; 10] =
+pub const KINDS: [Kind; 10] =
     [AbsoluteLink, ParentLink, DanglingLink, MagicLink, RootLink, Loop, File, Fifo, Directory, HardLink];
 
 /// Replaces what is at `place` in the rootfs.
-fn plant(arena: &Arena, place: &str, is_file: bool, kind: Kind) -> PathBuf {
+pub fn plant(arena: &Arena, place: &str, is_file: bool, kind: Kind) -> PathBuf {
     let at = arena.rootfs().join(place);
     let canary = arena.canary();
     let inside = if is_file { "file" } else { "dir" };

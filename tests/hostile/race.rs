@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::bed::trees;
 use crate::canary::SECRET;
-use crate::harness::{Arena, WAYS};
+use crate::harness::{Arena, WAYS, Way};
 
 /// Exchanges two names by renameat2(2), as fast as it goes, until it is dropped.
 struct Swapper {
@@ -63,6 +63,18 @@ fn rivals(at: &Path, to: &Path, file: bool) -> Vec<(PathBuf, PathBuf)> {
     vec![(at.to_owned(), link)]
 }
 
+/// Whether somebody naive, who tries again and again, sees to it that something is lost.
+pub fn lost(pairs: &[(PathBuf, PathBuf)], mut naive: impl FnMut() -> bool) -> bool {
+    let swapper = Swapper::start(pairs.to_vec());
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(60) {
+        if (0..1000).any(|_| naive()) {
+            return swapper.stop() > 0;
+        }
+    }
+    false
+}
+
 /// The control: who looks first and writes then loses this race, by the same driver, and the canary tells.
 #[test]
 fn who_looks_first_loses_the_race() {
@@ -70,17 +82,13 @@ fn who_looks_first_loses_the_race() {
     let at = arena.rootfs().join("target");
     let pairs = rivals(&at, &arena.canary().join("dir"), false);
     arena.arm();
-    let swapper = Swapper::start(pairs);
-    let begin = Instant::now();
-    while arena.canary_is_untouched() {
-        assert!(begin.elapsed() < Duration::from_secs(60), "the race is never lost: the driver drives nothing");
-        for _ in 0..1000 {
-            if fs::symlink_metadata(&at).is_ok_and(|m| m.is_dir()) {
-                let _ = fs::write(at.join("made"), "naive");
-            }
+    let lost = lost(&pairs, || {
+        if fs::symlink_metadata(&at).is_ok_and(|m| m.is_dir()) {
+            let _ = fs::write(at.join("made"), "naive");
         }
-    }
-    assert!(swapper.stop() > 0);
+        !arena.canary_is_untouched()
+    });
+    assert!(lost, "the race is never lost: the driver drives nothing");
 }
 
 /// CVE-2021-30465, CVE-2019-18837, CVE-2024-45310: the targets of 24 mounts in a shared volume are exchanged for links.
@@ -145,13 +153,13 @@ fn mount_targets_in_a_shared_volume_1000_times() {
 }
 
 /// Starts while the pairs are exchanged; returns what ran. All else was refused clearly.
-fn starts(arena: &mut Arena, count: usize, pairs: &[(PathBuf, PathBuf)]) -> Vec<String> {
+pub fn starts(arena: &mut Arena, ways: &[(&str, Way)], count: usize, pairs: &[(PathBuf, PathBuf)]) -> Vec<String> {
     arena.arm();
     let swapper = Swapper::start(pairs.to_vec());
     let mut ran = Vec::new();
     for i in 0..count {
-        let (way, start) = WAYS[i % WAYS.len()];
-        let outcome = arena.live(trees()[i / WAYS.len() % trees().len()], way, start);
+        let (way, start) = ways[i % ways.len()];
+        let outcome = arena.live(trees()[i / ways.len() % trees().len()], way, start);
         outcome.is_clear();
         if outcome.refused.is_none() {
             ran.push(outcome.ran().to_owned());
@@ -183,7 +191,7 @@ fn places_in_the_rootfs() {
         pairs.extend(rivals(&rootfs.join(place), &canary.join("dir"), false));
     }
     pairs.extend(rivals(&rootfs.join("one"), &canary.join("file"), true));
-    let ran = starts(&mut arena, 60, &pairs);
+    let ran = starts(&mut arena, &WAYS, 60, &pairs);
     assert!(!ran.is_empty(), "not one ran");
     assert!(ran.iter().all(|out| out == "/"), "{ran:?}");
 }
@@ -198,7 +206,7 @@ fn proc_and_sysfs_are_not_led_elsewhere() {
         let pairs = rivals(&at, Path::new("/other"), false);
         // The names are exchanged afterwards as well, so what counts is where the mount was made.
         arena.script(&format!("if test -e /other/{inside}; then echo led; fi"));
-        let ran = starts(&mut arena, 100, &pairs);
+        let ran = starts(&mut arena, &WAYS, 100, &pairs);
         assert!(!ran.is_empty(), "not one ran");
         assert!(ran.iter().all(String::is_empty), "{ran:?}");
     }
@@ -224,10 +232,10 @@ fn masks_do_not_trust_the_images_dev_null() {
     arena.script("cat /secret; echo written > /secret; cat /secret /spy");
     // The control: without the mask it is read and written.
     arena.bed.config["linux"]["maskedPaths"] = json!([]);
-    let ran = starts(&mut arena, 40, &pairs);
+    let ran = starts(&mut arena, &WAYS, 40, &pairs);
     assert!(ran.iter().any(|out| out.ends_with("written\nthe image's")), "{ran:?}");
     arena.bed.config["linux"]["maskedPaths"] = json!(["/secret"]);
-    let ran = starts(&mut arena, 60, &pairs);
+    let ran = starts(&mut arena, &WAYS, 60, &pairs);
     assert!(!ran.is_empty(), "not one ran");
     assert!(ran.iter().all(|out| out == "the image's"), "{ran:?}");
 }
@@ -252,7 +260,7 @@ fn a_rootfs_and_a_source_that_are_exchanged() {
     pairs.push((arena.bed.dir.join("link-a"), arena.bed.dir.join("link-b")));
     arena.bind("link-a", "/data");
     arena.script("cat /name /bin/name; echo; cat /data/x");
-    let ran = starts(&mut arena, 60, &pairs);
+    let ran = starts(&mut arena, &WAYS, 60, &pairs);
     let all = ["oneone\na", "oneone\nb", "otherother\na", "otherother\nb"];
     assert!(ran.iter().all(|out| all.contains(&out.as_str())), "{ran:?}");
     assert!(ran.iter().any(|out| out.starts_with("one")) && ran.iter().any(|out| out.starts_with("other")), "{ran:?}");
@@ -281,7 +289,7 @@ fn files_that_become_links_and_fifos_while_they_are_read() {
     pairs.push((rootfs.join("run/d"), rootfs.join("run/d.link")));
     arena.mount(json!({"destination": "/run", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}));
     arena.script("echo $HOME; find /run -type f -exec cat {} +");
-    let ran = starts(&mut arena, 60, &pairs);
+    let ran = starts(&mut arena, &WAYS, 60, &pairs);
     assert!(!ran.is_empty(), "not one ran");
     let ours = |out: &String| out.strip_prefix("/\n").is_some_and(|rest| rest.lines().all(|l| l == "image's"));
     assert!(ran.iter().all(ours), "{ran:?}");
