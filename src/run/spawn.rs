@@ -325,11 +325,6 @@ pub fn was_killed(e: &Error) -> bool {
     KILLED.contains(&e.doing.as_ref())
 }
 
-/// Whether the child ends within so many seconds.
-fn has_ended(child: &Child, seconds: i64) -> bool {
-    matches!(socket::wait_any([child.pidfd.as_fd()], Some(seconds)), Ok([true]))
-}
-
 /// The other end of the socket is closed, or closed with messages of ours unread.
 fn is_gone(errno: Errno) -> bool {
     matches!(errno, Errno::EPIPE | Errno::ECONNRESET)
