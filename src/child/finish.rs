@@ -181,12 +181,15 @@ impl Child<'_> {
     /// Waits until `start` says go. Whoever connects and leaves without a word only looked whether we wait.
     pub fn await_start(&mut self) -> Result<()> {
         let Some(listener) = self.in_.listener.take() else { return Err(Error::new("no start socket")) };
+        let Some(socket) = self.in_.socket.take() else { return Err(Error::new("no socket of the parent")) };
+        // Asked of the kernel, since in a user namespace the owner has another number, or none.
+        let owner = socket::peer_uid(&socket).doing("look who made the container")?;
         // From here on there is nobody to tell a failure to, until somebody connects: it is the end of `create`.
-        self.in_.socket = None;
+        drop(socket);
         with_report(|(_, to)| *to = None);
         loop {
             let (peer, uid) = socket::accept(&listener).doing("wait for start")?;
-            if uid != self.in_.owner {
+            if uid != owner {
                 continue;
             }
             if let Ok(Some(ToChild::Go(Some(page)))) = sync::hear(peer.as_fd()) {

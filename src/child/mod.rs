@@ -53,8 +53,6 @@ pub struct Inherited<'p> {
     pub placed: bool,
     /// The limit of open files to put back.
     pub nofile: Option<(u64, u64)>,
-    /// Who may start the container.
-    pub owner: u32,
     /// Where the master of a terminal goes.
     pub console: Option<OwnedFd>,
     /// Namespaces that are joined by path, unless the gate has done so.

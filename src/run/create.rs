@@ -158,7 +158,6 @@ fn finish(
         slots: prepared.slots,
         placed: half.prepared.cgroup.is_some(),
         nofile,
-        owner: state.owner,
         console: to,
         hook_files: plan.hooks.as_ref().map(hooks::files).transpose()?.unwrap_or_default(),
         joined: gate::open(plan)?,

@@ -162,7 +162,6 @@ fn inherit<'p>(
         slots: Vec::new(),
         placed,
         nofile: None,
-        owner: state.owner,
         console,
         joined: Vec::new(),
         hook_files: Default::default(),
