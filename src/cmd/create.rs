@@ -6,7 +6,7 @@ use nix::sys::signalfd::SignalFd;
 
 use super::plan::{load, options};
 use crate::cli::{Create, Global, Run};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::plan::Options;
 use crate::run::create::{Created, Request};
@@ -29,22 +29,18 @@ pub fn run(args: &Run, global: &Global, store: &Store, log: &mut Log) -> Result<
     let way = if args.detach { Way::Detached } else { Way::Foreground };
     let created = make(&args.create, global, store, &signals, way, log)?;
     let (child, watch) = (&created.child, Watch::Signals(&signals));
-    if let Err(e) = starting::poststart(created.hooks.as_ref(), child.pid, &child.pidfd, watch) {
-        let _ = clone::wait(&child.pidfd);
-        let deleted = created.container.lock().and_then(|_lock| {
-            let state = created.container.load()?;
-            cleanup::delete(&created.container, Some(&state), log)
-        });
-        return Err(e.and(deleted));
-    }
+    let started = starting::poststart(created.hooks.as_ref(), child.pid, &child.pidfd, watch);
     if args.detach {
-        return Ok(0);
+        return started.map(|()| 0).map_err(|e| abandon(&created, e, log));
     }
-    log.succeed();
-    let status = match &created.master {
-        Some(master) => console::relay(master, &created.child, &signals)?,
-        None => foreground::wait(&created.child, &signals)?,
+    let wait = |()| {
+        log.succeed();
+        match &created.master {
+            Some(master) => console::relay(master, child, &signals),
+            None => foreground::wait(child, &signals),
+        }
     };
+    let status = started.and_then(wait).map_err(|e| abandon(&created, e, log))?;
     if !args.keep {
         let lock = created.container.lock();
         // Somebody else may have deleted it already.
@@ -53,6 +49,17 @@ pub fn run(args: &Run, global: &Global, store: &Store, log: &mut Log) -> Result<
         }
     }
     Ok(status)
+}
+
+/// A container that nobody will look after is ended and removed.
+fn abandon(created: &Created, error: Error, log: &mut Log) -> Error {
+    let _ = clone::pidfd_send_signal(&created.child.pidfd, libc::SIGKILL);
+    let _ = clone::wait(&created.child.pidfd);
+    let deleted = created.container.lock().and_then(|_lock| {
+        let state = created.container.load()?;
+        cleanup::delete(&created.container, Some(&state), log)
+    });
+    error.and(deleted)
 }
 
 /// `tare start`

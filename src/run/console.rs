@@ -14,6 +14,7 @@ use rustix::termios::{self, OptionalActions, OutputModes, Termios};
 
 use super::foreground::pass_on;
 use crate::error::{Doing, Error, Result};
+use crate::faults;
 use crate::sys::clone::{self, Child};
 use crate::sys::{Call, socket};
 
@@ -166,6 +167,7 @@ const REST: usize = 1 << 20;
 pub fn relay(master: &OwnedFd, child: &Child, signals: &SignalFd) -> Result<i32> {
     let doing = "serve the container's terminal";
     let raw = Raw::new()?;
+    faults::at("parent", "relay")?;
     let mut rest = REST;
     let (mut input, mut output) = (Pipe::default(), Pipe::default());
     let (mut stdin_open, mut stdout_open, mut master_open, mut ended) = (true, true, true, false);
