@@ -491,8 +491,8 @@ fn odd_ones_do_no_harm() {
         "head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2",
         "test $(wc -c) -gt 200000",
         // It has a child that lives on, with its stdio.
-        "sleep 3 & :",
-        "trap '' HUP; timeout 5 yes & :",
+        "sleep 60 & :",
+        "trap '' HUP; timeout 60 yes & :",
     ];
     for text in odd {
         bed.config["hooks"] = json!({});
@@ -504,7 +504,8 @@ fn odd_ones_do_no_harm() {
         let begin = Instant::now();
         let status = end(&mut run, text);
         assert_eq!(status, Some(0), "{text}");
-        assert!(begin.elapsed() < Duration::from_millis(2500), "{text}: {:?}", begin.elapsed());
+        // Who waits for the child that lives on waits for a minute.
+        assert!(begin.elapsed() < Duration::from_secs(30), "{text}: {:?}", begin.elapsed());
         nothing_is_left(&bed, text);
     }
 }
