@@ -98,6 +98,14 @@ fn replaced_places_in_a_copy_of_the_hosts_mounts() {
     replaced("clone");
 }
 
+/// Where the kernel has it (integration/uml).
+#[test]
+fn replaced_places_in_a_namespace_of_the_rootfs() {
+    if trees().contains(&"open-tree") {
+        replaced("open-tree");
+    }
+}
+
 fn node(at: &Path, major: u32, minor: u32) {
     mknodat(CWD, at, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor)).unwrap();
 }
