@@ -6,6 +6,7 @@
 //! machine.rs    what they share: the runtimes side by side, the files of a cgroup, units
 //! table.rs      field × value → file × content, by both drivers, beside runc and crun;  cases.rs  the table
 //! bites.rs      a process tree that breaks each limit
+//! update.rs     new limits, all or none, saved
 //! ```
 //! They have the machine for themselves, one after the other (`--test-threads 1`): several change its state.
 
@@ -17,3 +18,4 @@ mod bites;
 mod cases;
 mod machine;
 mod table;
+mod update;
