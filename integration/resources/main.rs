@@ -7,6 +7,7 @@
 //! table.rs      field × value → file × content, by both drivers, beside runc and crun;  cases.rs  the table
 //! bites.rs      a process tree that breaks each limit
 //! update.rs     new limits, all or none, saved
+//! processes.rs  pause, ps, events, kill and delete where the container has cgroups of its own
 //! ```
 //! They have the machine for themselves, one after the other (`--test-threads 1`): several change its state.
 
@@ -17,5 +18,6 @@ mod bed;
 mod bites;
 mod cases;
 mod machine;
+mod processes;
 mod table;
 mod update;
