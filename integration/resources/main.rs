@@ -8,6 +8,7 @@
 //! bites.rs      a process tree that breaks each limit
 //! update.rs     new limits, all or none, saved
 //! processes.rs  pause, ps, events, kill and delete where the container has cgroups of its own
+//! bus.rs        a bus that is absent, refuses or is silent; a runtime that was killed
 //! ```
 //! They have the machine for themselves, one after the other (`--test-threads 1`): several change its state.
 
@@ -16,6 +17,7 @@
 #[path = "../../tests/bed/mod.rs"]
 mod bed;
 mod bites;
+mod bus;
 mod cases;
 mod machine;
 mod processes;
