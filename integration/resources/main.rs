@@ -8,6 +8,7 @@
 //! bites.rs      a process tree that breaks each limit
 //! update.rs     new limits, all or none, saved
 //! processes.rs  pause, ps, events, kill and delete where the container has cgroups of its own
+//! units.rs      the systemd driver: units, slices, properties
 //! bus.rs        a bus that is absent, refuses or is silent; a runtime that was killed
 //! ```
 //! They have the machine for themselves, one after the other (`--test-threads 1`): several change its state.
@@ -22,4 +23,5 @@ mod cases;
 mod machine;
 mod processes;
 mod table;
+mod units;
 mod update;

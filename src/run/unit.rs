@@ -26,7 +26,14 @@ pub fn start(op: &Op, plan: &Plan, prepared: &mut Prepared, pid: i32) -> Result<
         all.retain(|(n, _)| n != name); // systemd would refuse it twice, or take both
         all.push((name.clone(), value.clone()));
     }
-    bus::start(unit, &all)?;
+    bus::start(unit, &all).map_err(|e| {
+        // systemd may refuse a value without a word of which one.
+        let names: Vec<_> = annotated.iter().map(|(name, _)| name.as_str()).collect();
+        match (&e.hint, names.is_empty()) {
+            (None, false) => e.hint(format!("the annotations org.systemd.property.* ask for {}", names.join(", "))),
+            _ => e,
+        }
+    })?;
     prepared.unit = Some(unit.clone()); // one that could not be started is perhaps somebody else's
     let cgroup = find(unit, pid)?;
     if unit.is_slice() {

@@ -44,8 +44,6 @@ pub fn unit(unit: &Unit, id: &str, pid: u32) -> Vec<Property> {
     let mut list = vec![
         ("Description".into(), Value::Str(format!("tare container {id}"))),
         ("DefaultDependencies".into(), Value::Bool(false)),
-        // The container's own cgroups are no business of systemd's.
-        ("Delegate".into(), Value::Bool(true)),
     ];
     for accounting in ["MemoryAccounting", "CPUAccounting", "IOAccounting", "TasksAccounting"] {
         list.push((accounting.into(), Value::Bool(true)));
@@ -54,6 +52,8 @@ pub fn unit(unit: &Unit, id: &str, pid: u32) -> Vec<Property> {
         list.push(("Wants".into(), Value::Strs(vec![unit.slice.clone()])));
     } else {
         list.push(("Slice".into(), Value::Str(unit.slice.clone())));
+        // The container's own cgroups are no business of systemd's. (A slice has no such property.)
+        list.push(("Delegate".into(), Value::Bool(true)));
         list.push(("PIDs".into(), Value::U32s(vec![pid])));
         // Forgotten by systemd even if it failed (OOM), so that the name is free again.
         list.push(("CollectMode".into(), Value::Str("inactive-or-failed".into())));
