@@ -10,6 +10,7 @@
 //! processes.rs  pause, ps, events, kill and delete where the container has cgroups of its own
 //! units.rs      the systemd driver: units, slices, properties
 //! bus.rs        a bus that is absent, refuses or is silent; a runtime that was killed
+//! reload.rs     daemon-reload and daemon-reexec change nothing
 //! ```
 //! They have the machine for themselves, one after the other (`--test-threads 1`): several change its state.
 
@@ -22,6 +23,7 @@ mod bus;
 mod cases;
 mod machine;
 mod processes;
+mod reload;
 mod table;
 mod units;
 mod update;

@@ -117,6 +117,14 @@ pub fn limits(writes: &[Write], version: u32) -> Vec<Property> {
     list
 }
 
+/// memory.oom.group, which systemd writes from this property (since version 253 also a scope's). Only a unit that is started
+/// takes it.
+pub fn oom_policy(writes: &[Write], version: u32) -> Option<Property> {
+    let group = writes.iter().rfind(|w| w.file == "memory.oom.group").filter(|_| version >= 253)?;
+    let policy = if group.value.trim() == "1" { "kill" } else { "continue" };
+    Some(("OOMPolicy".into(), Value::Str(policy.into())))
+}
+
 /// A number as the kernel reads it, `64M` as well (memparse); the greatest for "max".
 fn number(text: &str) -> Option<u64> {
     if text == "max" {
@@ -290,6 +298,13 @@ mod tests {
         let idle = r#"{"cpu": {"idle": 1}}"#;
         assert_eq!(limits_of(idle, 252), [("CPUWeight".to_owned(), Value::U64(0))]);
         assert_eq!(limits_of(idle, 251), []);
+        let policy = |group: &str, version| {
+            let resources = format!(r#"{{"unified": {{"memory.oom.group": "{group}"}}}}"#);
+            oom_policy(&writes::writes(&serde_json::from_str(&resources).unwrap()).unwrap(), version)
+        };
+        assert_eq!(policy("1", 253), Some(("OOMPolicy".to_owned(), Value::Str("kill".into()))));
+        assert_eq!(policy("0", 253), Some(("OOMPolicy".to_owned(), Value::Str("continue".into()))));
+        assert_eq!((policy("1", 252), oom_policy(&[], 257)), (None, None));
     }
 
     #[test]
