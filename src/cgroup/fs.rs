@@ -113,6 +113,11 @@ impl Cgroup {
         self.made.last() == Some(&true)
     }
 
+    /// Whether it has been removed.
+    pub fn is_gone(&self) -> bool {
+        read(self.as_fd(), "cgroup.type").is_err_and(|e| gone(e.errno))
+    }
+
     /// Writes the limits, in order. Before the first one, `checkBeforeUpdate` is looked after.
     ///
     /// # Errors

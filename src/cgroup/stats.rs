@@ -14,8 +14,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Stats {
     cpu: Cpu,
-    /// cgroup v1's.
-    cpuset: Map<String, Value>,
+    cpuset: Cpuset,
     memory: Memory,
     pids: Pids,
     blkio: Blkio,
@@ -49,6 +48,20 @@ struct Throttling {
     throttled_periods: u64,
     #[serde(skip_serializing_if = "is_zero")]
     throttled_time: u64,
+}
+
+/// What cgroup v1 had, and runc prints still.
+#[derive(Debug, Default, PartialEq, Serialize)]
+struct Cpuset {
+    cpu_exclusive: u64,
+    mem_hardwall: u64,
+    mem_exclusive: u64,
+    memory_migrate: u64,
+    memory_spread_page: u64,
+    memory_spread_slab: u64,
+    memory_pressure: u64,
+    sched_load_balance: u64,
+    sched_relax_domain_level: i64,
 }
 
 #[derive(Debug, Default, PartialEq, Serialize)]

@@ -6,7 +6,6 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::pause::cgroup;
-use crate::cgroup::Cgroup;
 use crate::cgroup::devices::{self, Others, Rule};
 use crate::cgroup::limits::{self, Write};
 use crate::cgroup::systemd::{Unit, bus, properties};
@@ -44,7 +43,8 @@ pub fn update(args: &Update, store: &Store, log: &mut Log) -> Result<i32> {
     let (after, nodes) = resources(&text, &mut warnings)?;
 
     let old = limits::writes(&before.0)?;
-    let mut writes = limits::writes(&after)?;
+    let mut all = limits::writes(&after)?;
+    let mut writes = all.clone();
     // What is asked for is written even if it was so: somebody else may have written the file since.
     writes.retain(|w| is_asked(&asked, &w.origin.field) || !old.contains(w));
     let rules = match asked.get("devices") {
@@ -58,25 +58,25 @@ pub fn update(args: &Update, store: &Store, log: &mut Log) -> Result<i32> {
     state.config = Some(RawValue::from_string(text).map_err(|e| Error::new(e.to_string()))?);
     let unit = state.cgroup.as_ref().and_then(|c| c.unit.as_ref());
     let rest = unit
-        .map_or(Ok(()), |unit| tell_systemd(unit, &writes, rules.as_deref(), &cgroup))
+        .map_or(Ok(()), |unit| {
+            tell_systemd(unit, &writes, rules.as_deref())?;
+            // systemd writes all files that it has a property for, in its own words (a CPU quota is rounded).
+            all.iter_mut().for_each(|w| w.unless_used = None);
+            cgroup.apply(&all)
+        })
         .and_then(|()| rules.map_or(Ok(()), |rules| devices::apply(&cgroup, &rules, Others::of(unit))))
         .and_then(|()| container.write(&state));
     rest.map(|()| 0).map_err(|e| cgroup.put_back(before, e))
 }
 
-/// systemd writes its files again at daemon-reload, from the properties. It writes them now as well, and rounds a CPU quota:
-/// so ours are written once more.
-fn tell_systemd(unit: &Unit, writes: &[Write], rules: Option<&[Rule]>, cgroup: &Cgroup) -> Result<()> {
+/// systemd writes its files again at daemon-reload, from the properties.
+fn tell_systemd(unit: &Unit, writes: &[Write], rules: Option<&[Rule]>) -> Result<()> {
     let mut changed = properties::limits(writes, unit::version(unit, writes));
     if let Some(rules) = rules {
         let groups = std::fs::read_to_string("/proc/devices").unwrap_or_default();
         changed.extend(properties::devices(rules, &groups));
     }
-    if changed.is_empty() {
-        return Ok(());
-    }
-    bus::set(unit, &changed)?;
-    cgroup.apply(writes)
+    if changed.is_empty() { Ok(()) } else { bus::set(unit, &changed) }
 }
 
 type Resources = (oci_spec::runtime::LinuxResources, Vec<oci_spec::runtime::LinuxDevice>);

@@ -233,12 +233,19 @@ impl Spawn<'_> {
             return state::deleted();
         }
         let killed = Error::new(KILLED[0]);
-        match half.prepared.cgroup.as_ref().and_then(|c| c.oom_peak()) {
-            Some(peak) => killed
-                .field("linux.resources.memory.limit")
-                .hint(format!("the memory limit is too low to start the container: {peak} bytes were in use at most")),
-            None => killed,
+        const LIMIT: &str = "linux.resources.memory.limit";
+        let cgroup = half.prepared.cgroup.as_ref();
+        if let Some(peak) = cgroup.and_then(|c| c.oom_peak()) {
+            let hint = format!("the memory limit is too low to start the container: {peak} bytes were in use at most");
+            return killed.field(LIMIT).hint(hint);
         }
+        // systemd takes an empty scope away at once, and with it the peak.
+        let is_limit =
+            |op: &Op| matches!(op, Op::StartUnit { limits, .. } if limits.iter().any(|w| w.file == "memory.max"));
+        if self.plan.steps.iter().any(|s| is_limit(&s.op)) && cgroup.is_none_or(|c| c.is_gone()) {
+            return killed.field(LIMIT).hint("perhaps the memory limit is too low to start the container");
+        }
+        killed
     }
 }
 

@@ -20,13 +20,24 @@ pub fn start(op: &Op, plan: &Plan, prepared: &mut Prepared, pid: i32) -> Result<
     };
     let groups = std::fs::read_to_string("/proc/devices").unwrap_or_default();
     let mut all = properties::unit(unit, &plan.id, pid as u32);
-    all.extend(properties::limits(limits, version(unit, limits)));
+    let version = version(unit, limits);
+    all.extend(properties::limits(limits, version));
+    if !unit.is_slice() {
+        all.extend(properties::oom_policy(limits, version));
+    }
     all.extend(properties::devices(rules, &groups));
     for (name, value) in annotated {
         all.retain(|(n, _)| n != name); // systemd would refuse it twice, or take both
         all.push((name.clone(), value.clone()));
     }
-    bus::start(unit, &all)?;
+    bus::start(unit, &all).map_err(|e| {
+        // systemd may refuse a value without a word of which one.
+        let names: Vec<_> = annotated.iter().map(|(name, _)| name.as_str()).collect();
+        match (&e.hint, names.is_empty()) {
+            (None, false) => e.hint(format!("the annotations org.systemd.property.* ask for {}", names.join(", "))),
+            _ => e,
+        }
+    })?;
     prepared.unit = Some(unit.clone()); // one that could not be started is perhaps somebody else's
     let cgroup = find(unit, pid)?;
     if unit.is_slice() {
@@ -41,7 +52,7 @@ pub fn start(op: &Op, plan: &Plan, prepared: &mut Prepared, pid: i32) -> Result<
 
 /// The version of systemd, asked for only where it matters.
 pub fn version(unit: &Unit, limits: &[cgroup::limits::Write]) -> u32 {
-    let newer = ["cpu.idle", "memory.zswap.max"];
+    let newer = ["cpu.idle", "memory.zswap.max", "memory.oom.group"];
     if limits.iter().any(|w| newer.contains(&w.file.as_ref())) { bus::version(unit) } else { 0 }
 }
 

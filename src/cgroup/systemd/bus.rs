@@ -62,8 +62,7 @@ pub fn set(unit: &Unit, properties: &[Property]) -> Result<()> {
 pub fn version(unit: &Unit) -> u32 {
     let text = talk(unit, "ask for the version of the manager of", async |bus| {
         let get = ("org.freedesktop.systemd1.Manager", "Version");
-        let reply =
-            bus.connection.call_method(bus.destination(), PATH, Some("org.freedesktop.DBus.Properties"), "Get", &get);
+        let reply = bus.connection.call_method(Some(NAME), PATH, Some("org.freedesktop.DBus.Properties"), "Get", &get);
         let reply = reply.await?;
         let body = reply.body();
         let value: Variant<'_> = body.deserialize()?;
@@ -81,58 +80,38 @@ struct Bus {
 }
 
 impl Bus {
-    /// To the system's bus, or where there is none directly to systemd; to a user's bus.
+    /// To the system's bus, or a user's. Not directly to systemd (/run/systemd/private) where there is none: its messages
+    /// come from "org.freedesktop.systemd1" there, which the library (zbus 6.2) does not take for a sender.
     async fn connect(manager: Manager) -> std::result::Result<Bus, (String, zbus::Error)> {
         let asked = |name| std::env::var(name).ok().filter(|address| !address.is_empty());
-        let (asked, bus, direct) = match manager {
-            Manager::System => (
-                asked("DBUS_SYSTEM_BUS_ADDRESS"),
-                "unix:path=/run/dbus/system_bus_socket".to_owned(),
-                "unix:path=/run/systemd/private".to_owned(),
-            ),
-            Manager::User(uid) => {
-                let dir = asked("XDG_RUNTIME_DIR").unwrap_or_else(|| format!("/run/user/{uid}"));
-                (
-                    asked("DBUS_SESSION_BUS_ADDRESS"),
-                    format!("unix:path={dir}/bus"),
-                    format!("unix:path={dir}/systemd/private"),
-                )
+        let address = match manager {
+            Manager::System => {
+                asked("DBUS_SYSTEM_BUS_ADDRESS").unwrap_or_else(|| "unix:path=/run/dbus/system_bus_socket".into())
             }
+            Manager::User(uid) => asked("DBUS_SESSION_BUS_ADDRESS").unwrap_or_else(|| {
+                let dir = asked("XDG_RUNTIME_DIR").unwrap_or_else(|| format!("/run/user/{uid}"));
+                format!("unix:path={dir}/bus")
+            }),
         };
-        let addresses = match asked {
-            Some(address) => vec![(address, true)],
-            None => vec![(bus, true), (direct, false)],
-        };
-        let mut first = None;
-        for (address, is_bus) in addresses {
+        let connect = async {
             let builder = Builder::address(address.as_str()).method_timeout(PATIENCE);
-            let builder = if is_bus { builder } else { builder.p2p() };
             // In a user namespace we have another number than the bus sees.
             let builder = match manager {
                 Manager::User(uid) => builder.user_id(uid),
                 Manager::System => builder,
             };
-            match builder.build().await {
-                Ok(connection) => {
-                    let messages = MessageStream::from(&connection);
-                    return Ok(Bus { connection, messages });
-                }
-                Err(e) => drop(first.get_or_insert((address, e))),
-            }
-        }
-        Err(first.unwrap_or_else(|| (String::new(), zbus::Error::Unsupported)))
-    }
-
-    /// systemd itself, at the other end, has no name.
-    fn destination(&self) -> Option<&'static str> {
-        self.connection.is_bus().then_some(NAME)
+            let connection = builder.build().await?;
+            let messages = MessageStream::from(&connection);
+            Ok(Bus { connection, messages })
+        };
+        connect.await.map_err(|e| (address.clone(), e))
     }
 
     async fn call<B>(&self, method: &'static str, body: &B) -> zbus::Result<Message>
     where
         B: serde::Serialize + zbus::DynamicType,
     {
-        self.connection.call_method(self.destination(), PATH, Some(MANAGER), method, body).await
+        self.connection.call_method(Some(NAME), PATH, Some(MANAGER), method, body).await
     }
 
     /// Calls a method that makes a job, and waits for the signal of the job's end (JobRemoved).
@@ -140,11 +119,9 @@ impl Bus {
     where
         B: serde::Serialize + zbus::DynamicType,
     {
-        if self.connection.is_bus() {
-            let rule = format!("type='signal',interface='{MANAGER}',member='JobRemoved',path='{PATH}'");
-            let bus = "org.freedesktop.DBus";
-            self.connection.call_method(Some(bus), "/org/freedesktop/DBus", Some(bus), "AddMatch", &rule).await?;
-        }
+        let rule = format!("type='signal',interface='{MANAGER}',member='JobRemoved',path='{PATH}'");
+        let bus = "org.freedesktop.DBus";
+        self.connection.call_method(Some(bus), "/org/freedesktop/DBus", Some(bus), "AddMatch", &rule).await?;
         let reply = self.call(method, body).await?;
         let job: OwnedObjectPath = reply.body().deserialize()?;
         loop {

@@ -44,8 +44,6 @@ pub fn unit(unit: &Unit, id: &str, pid: u32) -> Vec<Property> {
     let mut list = vec![
         ("Description".into(), Value::Str(format!("tare container {id}"))),
         ("DefaultDependencies".into(), Value::Bool(false)),
-        // The container's own cgroups are no business of systemd's.
-        ("Delegate".into(), Value::Bool(true)),
     ];
     for accounting in ["MemoryAccounting", "CPUAccounting", "IOAccounting", "TasksAccounting"] {
         list.push((accounting.into(), Value::Bool(true)));
@@ -54,6 +52,8 @@ pub fn unit(unit: &Unit, id: &str, pid: u32) -> Vec<Property> {
         list.push(("Wants".into(), Value::Strs(vec![unit.slice.clone()])));
     } else {
         list.push(("Slice".into(), Value::Str(unit.slice.clone())));
+        // The container's own cgroups are no business of systemd's. (A slice has no such property.)
+        list.push(("Delegate".into(), Value::Bool(true)));
         list.push(("PIDs".into(), Value::U32s(vec![pid])));
         // Forgotten by systemd even if it failed (OOM), so that the name is free again.
         list.push(("CollectMode".into(), Value::Str("inactive-or-failed".into())));
@@ -72,19 +72,21 @@ pub fn limits(writes: &[Write], version: u32) -> Vec<Property> {
             (None, new) => list.push((name.to_owned(), new)),
         }
     };
-    for write in writes {
-        let value = write.value.trim();
+    // `unified` may have several lines, each for a device.
+    for (write, value) in writes.iter().flat_map(|w| w.value.lines().map(move |line| (w, line.trim()))) {
+        // What is no number the kernel refuses, when it is written to the file.
+        let mut amount = |name: &str| number(value).into_iter().for_each(|n| put(name, Value::U64(n)));
         match write.file.as_ref() {
-            "memory.max" => put("MemoryMax", amount(value)),
-            "memory.high" => put("MemoryHigh", amount(value)),
-            "memory.low" => put("MemoryLow", amount(value)),
-            "memory.min" => put("MemoryMin", amount(value)),
-            "memory.swap.max" => put("MemorySwapMax", amount(value)),
-            "memory.zswap.max" if version >= 253 => put("MemoryZSwapMax", amount(value)),
-            "pids.max" => put("TasksMax", amount(value)),
-            "cpu.weight" => put("CPUWeight", amount(value)),
-            // 0 is the weight of an idle unit.
-            "cpu.idle" if value != "0" && version >= 252 => put("CPUWeight", Value::U64(0)),
+            "memory.max" => amount("MemoryMax"),
+            "memory.high" => amount("MemoryHigh"),
+            "memory.low" => amount("MemoryLow"),
+            "memory.min" => amount("MemoryMin"),
+            "memory.swap.max" => amount("MemorySwapMax"),
+            "memory.zswap.max" if version >= 253 => amount("MemoryZSwapMax"),
+            "pids.max" => amount("TasksMax"),
+            "cpu.weight" => amount("CPUWeight"),
+            // 0 is the weight of an idle unit; the greatest is none of its own, for one that is idle no more.
+            "cpu.idle" if version >= 252 => put("CPUWeight", Value::U64(if value == "0" { u64::MAX } else { 0 })),
             "cpu.max" => {
                 let (quota, period) = cpu_max(value);
                 put("CPUQuotaPeriodUSec", Value::U64(period));
@@ -94,7 +96,7 @@ pub fn limits(writes: &[Write], version: u32) -> Vec<Property> {
             "cpuset.mems" => put("AllowedMemoryNodes", bits(value)),
             "io.weight" => match value.split_once(' ') {
                 Some((node, weight)) if node.contains(':') => put("IODeviceWeight", per_device(node, weight)),
-                _ => put("IOWeight", amount(value.trim_start_matches("default "))),
+                _ => put("IOWeight", Value::U64(number(value.trim_start_matches("default ")).unwrap_or(u64::MAX))),
             },
             "io.max" => {
                 let mut words = value.split_whitespace();
@@ -115,17 +117,26 @@ pub fn limits(writes: &[Write], version: u32) -> Vec<Property> {
     list
 }
 
-/// A number, or the greatest for "max".
-fn number(text: &str) -> u64 {
-    text.parse().unwrap_or(u64::MAX)
+/// memory.oom.group, which systemd writes from this property (since version 253 also a scope's). Only a unit that is started
+/// takes it.
+pub fn oom_policy(writes: &[Write], version: u32) -> Option<Property> {
+    let group = writes.iter().rfind(|w| w.file == "memory.oom.group").filter(|_| version >= 253)?;
+    let policy = if group.value.trim() == "1" { "kill" } else { "continue" };
+    Some(("OOMPolicy".into(), Value::Str(policy.into())))
 }
 
-fn amount(text: &str) -> Value {
-    Value::U64(number(text))
+/// A number as the kernel reads it, `64M` as well (memparse); the greatest for "max".
+fn number(text: &str) -> Option<u64> {
+    if text == "max" {
+        return Some(u64::MAX);
+    }
+    let unit = text.chars().last().and_then(|c| "kmgtpe".find(c.to_ascii_lowercase()));
+    let digits = if unit.is_some() { &text[..text.len() - 1] } else { text };
+    digits.parse::<u64>().ok()?.checked_mul(1 << unit.map_or(0, |i| 10 * (i + 1)))
 }
 
 fn per_device(node: &str, limit: &str) -> Value {
-    Value::Amounts(vec![(format!("/dev/block/{node}"), number(limit))])
+    Value::Amounts(vec![(format!("/dev/block/{node}"), number(limit).unwrap_or(u64::MAX))])
 }
 
 /// `cpu.max` as microseconds of CPU time in a second, and the period. systemd rounds a quota to 10 ms; runc rounds up.
@@ -178,7 +189,12 @@ pub fn devices(rules: &[Rule], groups: &str) -> Vec<Property> {
             return all;
         }
     }
-    vec![("DevicePolicy".into(), Value::Str("strict".into())), ("DeviceAllow".into(), Value::Pairs(allowed))]
+    // What is said is added to what a unit allows already: so it is emptied before.
+    vec![
+        ("DevicePolicy".into(), Value::Str("strict".into())),
+        ("DeviceAllow".into(), Value::Pairs(Vec::new())),
+        ("DeviceAllow".into(), Value::Pairs(allowed)),
+    ]
 }
 
 /// A device as DeviceAllow= has it: by its number, or by its group for any minor number.
@@ -282,6 +298,33 @@ mod tests {
         let idle = r#"{"cpu": {"idle": 1}}"#;
         assert_eq!(limits_of(idle, 252), [("CPUWeight".to_owned(), Value::U64(0))]);
         assert_eq!(limits_of(idle, 251), []);
+        let policy = |group: &str, version| {
+            let resources = format!(r#"{{"unified": {{"memory.oom.group": "{group}"}}}}"#);
+            oom_policy(&writes::writes(&serde_json::from_str(&resources).unwrap()).unwrap(), version)
+        };
+        assert_eq!(policy("1", 253), Some(("OOMPolicy".to_owned(), Value::Str("kill".into()))));
+        assert_eq!(policy("0", 253), Some(("OOMPolicy".to_owned(), Value::Str("continue".into()))));
+        assert_eq!((policy("1", 252), oom_policy(&[], 257)), (None, None));
+    }
+
+    #[test]
+    fn numbers_as_the_kernel_reads_them() {
+        for (text, want) in [
+            ("max", Some(u64::MAX)),
+            ("4096", Some(4096)),
+            ("64M", Some(64 << 20)),
+            ("1g", Some(1 << 30)),
+            ("lots", None),
+            ("", None),
+            ("K", None),
+            ("99999999999e", None),
+        ] {
+            assert_eq!(number(text), want, "{text}");
+        }
+        let lines = r#"{"unified": {"io.max": "8:0 rbps=5\n8:16 rbps=max", "memory.high": "much", "cpu.idle": "0"}}"#;
+        let rates = vec![("/dev/block/8:0".into(), 5), ("/dev/block/8:16".into(), u64::MAX)];
+        let want = [("CPUWeight", Value::U64(u64::MAX)), ("IOReadBandwidthMax", Value::Amounts(rates))];
+        assert_eq!(limits_of(lines, 257), want.map(|(n, v)| (n.to_owned(), v)));
     }
 
     #[test]
@@ -306,7 +349,8 @@ mod tests {
             of(r#"[{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 10, "access": "rw"},
             {"allow": true, "type": "b", "major": 8, "minor": 0, "access": "r"}]"#);
         assert_eq!(list[0].1, Value::Str("strict".into()));
-        let Value::Pairs(pairs) = &list[1].1 else { panic!() };
+        assert_eq!(list[1].1, Value::Pairs(Vec::new()));
+        let Value::Pairs(pairs) = &list[2].1 else { panic!() };
         for (name, access) in [
             ("char-misc", "rw"),
             ("/dev/block/8:0", "r"),
