@@ -182,11 +182,14 @@ impl Child<'_> {
     pub fn await_start(&mut self) -> Result<()> {
         let Some(listener) = self.in_.listener.take() else { return Err(Error::new("no start socket")) };
         // From here on there is nobody to tell a failure to, until somebody connects: it is the end of `create`.
-        self.in_.socket = None;
+        let parent = self.in_.socket.take().ok_or_else(|| Error::new("the socket to the parent is closed"))?;
+        // Only the parent's user may start it. In a user namespace he has another number, or none of his own.
+        let owner = socket::peer_uid(&parent).doing("see whose container it is")?;
+        drop(parent);
         with_report(|(_, to)| *to = None);
         loop {
             let (peer, uid) = socket::accept(&listener).doing("wait for start")?;
-            if uid != self.in_.owner {
+            if uid != owner {
                 continue;
             }
             if let Ok(Some(ToChild::Go(Some(page)))) = sync::hear(peer.as_fd()) {

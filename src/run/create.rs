@@ -156,7 +156,6 @@ fn finish(
         slots: prepared.slots,
         placed: cgroup.is_some(),
         nofile,
-        owner: state.owner,
         console: to,
         joined: gate::open(plan)?,
         join: None,

@@ -150,7 +150,6 @@ fn inherit<'p>(
         slots: Vec::new(),
         placed,
         nofile: None,
-        owner: state.owner,
         console,
         joined: Vec::new(),
         join: Some(Join { init, before, after }),

@@ -67,10 +67,16 @@ pub fn accept(listener: impl AsFd) -> Result<(OwnedFd, u32)> {
             r => break r.call("accept4", String::new)?,
         }
     };
+    let uid = peer_uid(&socket)?;
+    Ok((socket, uid))
+}
+
+/// The effective user id of who made the other end, as our user namespace has it.
+pub fn peer_uid(socket: &OwnedFd) -> Result<u32> {
     // The peer's pid is 0 to who is in another pid namespace, which rustix's type for pids cannot hold; nix has plain numbers.
-    let peer = nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerCredentials)
+    let peer = nix::sys::socket::getsockopt(socket, nix::sys::socket::sockopt::PeerCredentials)
         .call("getsockopt", || "SO_PEERCRED".into())?;
-    Ok((socket, peer.uid()))
+    Ok(peer.uid())
 }
 
 /// Sends one message. A closed peer is `EPIPE`, never SIGPIPE.
