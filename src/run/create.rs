@@ -135,6 +135,7 @@ fn finish(
     }
     half.container.write(state)?;
     faults::at("parent", "wrote-creating")?;
+    let joined = gate::open(plan)?; // before anything is made: it is the host's affair whether they are there
     prepare(plan, &request.options.bundle, host, &mut half.prepared)?;
     let listener = match request.options.run {
         true => None,
@@ -157,7 +158,7 @@ fn finish(
         placed: cgroup.is_some(),
         nofile,
         console: to,
-        joined: gate::open(plan)?,
+        joined,
         join: None,
     });
     half.prepared.cgroup = cgroup;
