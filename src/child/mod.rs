@@ -76,6 +76,8 @@ pub struct Join {
 /// What the child gathers on its way.
 struct Child<'p> {
     in_: Inherited<'p>,
+    /// Where the rootfs is in a copy of the host's mount namespace.
+    place: Option<OwnedFd>,
     /// A procfs that nobody inside can have changed.
     proc: Option<OwnedFd>,
     /// The read-only tmpfs that covers masked directories, attached once.
@@ -134,6 +136,7 @@ pub fn run(inherited: Inherited<'_>) -> ! {
     with_report(|(_, to)| *to = socket.map(Listener::Socket));
     let mut child = Child {
         in_: inherited,
+        place: None,
         proc: None,
         empty: None,
         null_attached: false,
@@ -166,6 +169,7 @@ impl Child<'_> {
         faults::at("child", if self.in_.placed { "born-in-its-cgroup" } else { "born" })?;
         process::setsid().doing("start a session")?;
         rustix::process::umask(rustix::fs::Mode::empty());
+        self.find_place()?;
         self.join_namespaces()?;
         self.wait_for_parent()?;
         if let Some(join) = self.in_.join.take() {
@@ -205,7 +209,7 @@ impl Child<'_> {
             // What is made from here on belongs to root of the namespace, and not to somebody who is not in it.
             process::set_ids(0, 0)
                 .doing("become root of the user namespace")
-                .map_err(|e| e.field("linux.uidMappings").hint("id 0 must be mapped"))?;
+                .map_err(|e| e.field("linux.namespaces").hint("id 0 must be mapped in the user namespace"))?;
             process::set_nondumpable().doing("stay non-dumpable")?;
         }
         let late = late | if cgroup { libc::CLONE_NEWCGROUP as u64 } else { 0 };

@@ -26,16 +26,30 @@ fn is(file: impl AsFd, kind: FileType) -> Result<bool> {
 }
 
 impl Child<'_> {
+    /// Opened while the process is still the parent's user: root of a user namespace may not enter a folder that is closed to
+    /// others.
+    pub fn find_place(&mut self) -> Result<()> {
+        if self.in_.plan.tree == Tree::Clone {
+            let path = self.rootfs().0;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let place = rustix::fs::open(path, flags, Mode::empty()).call("open", || format!("{path:?}"));
+            self.place = Some(place.doing("find the rootfs").map_err(|e| e.field("root.path"))?);
+        }
+        Ok(())
+    }
+
     /// In the antechamber the rootfs has an empty directory waiting; in a copy of the host's namespace it covers itself.
     pub fn attach_rootfs(&mut self) -> Result<()> {
-        let attach = |path: &Path| mount::move_mount_to_path(&self.in_.rootfs, path).doing("attach the rootfs");
         match self.in_.plan.tree {
-            Tree::Antechamber => attach(Path::new(antechamber::ROOTFS)),
+            Tree::Antechamber => {
+                mount::move_mount_to_path(&self.in_.rootfs, Path::new(antechamber::ROOTFS)).doing("attach the rootfs")
+            }
             Tree::Clone => {
                 // Nothing that is done in here shall reach the host.
                 mount::mount_setattr_at(CWD, Path::new("/"), propagation(libc::MS_SLAVE), true)
                     .doing("cut the mount namespace off the host's")?;
-                attach(self.rootfs().0)
+                let place = self.place.take().ok_or_else(|| Error::new("the rootfs's place was not opened"))?;
+                mount::move_mount(&self.in_.rootfs, place, self.rootfs().0).doing("attach the rootfs")
             }
             Tree::OpenTree => {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

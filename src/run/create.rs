@@ -137,6 +137,7 @@ fn finish(
     }
     half.container.write(state)?;
     faults::at("parent", "wrote-creating")?;
+    let joined = gate::open(plan)?; // before anything is made: it is the host's affair whether they are there
     prepare(plan, &request.options.bundle, host, &mut half.prepared)?;
     let listener = match request.options.run {
         true => None,
@@ -160,7 +161,7 @@ fn finish(
         nofile,
         console: to,
         hook_files: plan.hooks.as_ref().map(hooks::files).transpose()?.unwrap_or_default(),
-        joined: gate::open(plan)?,
+        joined,
         join: None,
     });
     let socket = Spawn { plan, signals: request.signals, log, frozen: Frozen::Above }.run(&mut inherited, half)?;

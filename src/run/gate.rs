@@ -4,10 +4,13 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use oci_spec::runtime::LinuxNamespaceType;
+
 use super::sync::Report;
 use crate::child::{self, Inherited};
 use crate::error::{Doing, Error, Result};
-use crate::plan::{Plan, Tree};
+use crate::plan::{Op, Plan, Tree};
+use crate::spec::sysctl_namespace;
 use crate::sys::clone::{self, Child};
 use crate::sys::{Call, process, socket};
 
@@ -108,5 +111,37 @@ pub fn open(plan: &Plan) -> Result<Vec<Open>> {
             Err(_) => Err(field(Error::new("it is no namespace"))),
         }
     };
-    plan.namespaces.join.iter().map(one).collect()
+    let open = plan.namespaces.join.iter().map(one).collect::<Result<Vec<Open>>>()?;
+    open.iter().try_for_each(|namespace| spare_ours(plan, namespace))?;
+    Ok(open)
+}
+
+/// A path may lead to the namespace that we are in ourselves: what the container sets there would be set for the host.
+fn spare_ours(plan: &Plan, joined: &Open) -> Result<()> {
+    let kind = |op: &Op| match op {
+        Op::Hostname { .. } | Op::Domainname { .. } => Some(LinuxNamespaceType::Uts),
+        Op::Sysctl { path, .. } => sysctl_namespace(path),
+        _ => None,
+    };
+    let Some((step, kind)) = plan.steps.iter().find_map(|step| {
+        let kind = kind(&step.op).filter(|kind| *kind as u64 == joined.flag)?;
+        Some((step, kind))
+    }) else {
+        return Ok(());
+    };
+    let (word, file) = match kind {
+        LinuxNamespaceType::Network => ("network", "net"),
+        LinuxNamespaceType::Ipc => ("ipc", "ipc"),
+        _ => ("uts", "uts"),
+    };
+    let path = format!("/proc/self/ns/{file}");
+    let ours = rustix::fs::stat(path.as_str()).call("stat", || path.clone()).doing("look at our own namespace")?;
+    let theirs =
+        rustix::fs::fstat(&joined.file).call("fstat", || joined.field.clone()).doing("look at the namespace")?;
+    if (ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino) {
+        return Ok(());
+    }
+    Err(Error::new(format!("not allowed in the host's {word} namespace"))
+        .at(step.origin.clone())
+        .hint(format!("that is where {}.path leads", joined.field)))
 }

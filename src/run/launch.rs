@@ -38,7 +38,8 @@ pub fn launch(
         _ => None,
     };
     if plan.namespaces.gate() {
-        return gate::launch(plan, flags, cgroup_fd, antechamber.as_ref(), inherited, ours);
+        let made = gate::launch(plan, flags, cgroup_fd, antechamber.as_ref(), inherited, ours);
+        return made.map_err(|e| explain(e, born_in));
     }
     let back = join_for_children(plan, inherited.as_ref())?;
     let made = match &antechamber {

@@ -278,6 +278,11 @@ fn mappings(spec: &Spec) -> Result<()> {
             for (field, list) in
                 [("linux.uidMappings", linux.uid_mappings()), ("linux.gidMappings", linux.gid_mappings())]
             {
+                // What the runtime makes in there is root's.
+                let new = user.is_some_and(|n| n.path().is_none());
+                if new && !list.iter().flatten().any(|m| m.container_id() == 0) {
+                    return Err(bad(field, "id 0 must be mapped"));
+                }
                 for (i, map) in list.iter().flatten().enumerate() {
                     let end = |start: u32| start.checked_add(map.size());
                     if map.size() == 0 || end(map.container_id()).is_none() || end(map.host_id()).is_none() {

@@ -28,7 +28,7 @@ pub const VERSION: &str = "1.3.0";
 pub use check::check;
 pub use default::{Rootless, default_config};
 pub use features::features;
-pub use sysctl::sysctl_path;
+pub use sysctl::{sysctl_namespace, sysctl_path};
 
 /// Reads the text of a config.json. What was repaired or ignored is told in `log`.
 ///

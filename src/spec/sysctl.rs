@@ -5,7 +5,8 @@ use std::collections::HashMap;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use super::{bad, check::has_own, one_line};
+use super::check::{has_own, word};
+use super::{bad, one_line};
 use crate::error::{Error, Origin, Result};
 
 /// The System V and POSIX IPC sysctls that belong to the ipc namespace, besides `fs.mqueue.*`.
@@ -61,25 +62,24 @@ pub fn check(spec: &Spec) -> Result<()> {
     Ok(())
 }
 
-/// runc's rules and words.
-fn allowed(spec: &Spec, path: &str) -> Result<(), &'static str> {
-    let private = |kind| has_own(spec, kind);
-    let below = |dir: &str| path.starts_with(dir);
-    if IPC.contains(&path) || below("fs/mqueue/") {
-        return if private(LinuxNamespaceType::Ipc) { Ok(()) } else { Err("not allowed in the host's ipc namespace") };
-    }
-    if below("net/") {
-        return if private(LinuxNamespaceType::Network) {
-            Ok(())
-        } else {
-            Err("not allowed in the host's network namespace")
-        };
-    }
+/// The kind of namespace that a sysctl belongs to, if a container may set it at all; `path` is below /proc/sys.
+pub fn sysctl_namespace(path: &str) -> Option<LinuxNamespaceType> {
     match path {
-        "kernel/domainname" if private(LinuxNamespaceType::Uts) => Ok(()),
-        "kernel/hostname" => Err("not allowed as it conflicts with the OCI \"hostname\" field"),
-        _ if below("user/") => Err("not supported yet"),
-        _ => Err("not in a separate kernel namespace"),
+        _ if path.starts_with("net/") => Some(LinuxNamespaceType::Network),
+        _ if path.starts_with("fs/mqueue/") || IPC.contains(&path) => Some(LinuxNamespaceType::Ipc),
+        "kernel/domainname" => Some(LinuxNamespaceType::Uts),
+        _ => None,
+    }
+}
+
+/// runc's rules and words.
+fn allowed(spec: &Spec, path: &str) -> Result<(), String> {
+    match sysctl_namespace(path) {
+        Some(kind) if has_own(spec, kind) => Ok(()),
+        Some(kind) => Err(format!("not allowed in the host's {} namespace", word(kind))),
+        None if path == "kernel/hostname" => Err("not allowed as it conflicts with the OCI \"hostname\" field".into()),
+        None if path.starts_with("user/") => Err("not supported yet".into()),
+        None => Err("not in a separate kernel namespace".into()),
     }
 }
 

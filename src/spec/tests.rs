@@ -92,7 +92,13 @@ fn impossible_combinations() {
         ("ipc", "linux.sysctl", json!({"kernel.shmmax": "1"}), "linux.sysctl (kernel.shmmax)", "ipc namespace"),
         ("ipc", "linux.sysctl", json!({"fs.mqueue.msg_max": "1"}), "linux.sysctl (fs.mqueue.msg_max)", "ipc namespace"),
         ("network", "linux.sysctl", json!({"net/core/x": "1"}), "linux.sysctl (net/core/x)", "network namespace"),
-        ("uts", "linux.sysctl", json!({"kernel.domainname": "x"}), "linux.sysctl (kernel.domainname)", "separate"),
+        (
+            "uts",
+            "linux.sysctl",
+            json!({"kernel.domainname": "x"}),
+            "linux.sysctl (kernel.domainname)",
+            "the host's uts",
+        ),
     ] {
         assert_eq!(amiss(&with(&[(path, value.clone()), without(kind)]), field, why), None);
         let (result, log) = load(&with(&[(path, value)]));

@@ -54,7 +54,7 @@ impl Bed {
         assert!(copy.is_ok_and(|s| s.success()), "this test needs busybox-static at /bin/busybox");
         for applet in [
             "sh", "cat", "sleep", "id", "true", "false", "ls", "touch", "mount", "mknod", "hostname", "stat", "echo",
-            "env", "yes", "head", "grep", "readlink", "mkdir",
+            "env", "yes", "head", "grep", "readlink", "mkdir", "umount", "tr", "wc",
         ] {
             symlink("busybox", bin.join(applet)).unwrap();
         }
@@ -98,6 +98,64 @@ impl Bed {
             )
         };
         trees().iter().map(one).collect()
+    }
+
+    /// Runs it in those ways, and it must end with status 0; what it prints, by way.
+    pub fn prints(&self) -> Vec<String> {
+        let one = |(code, out, err): (i32, String, String)| {
+            assert_eq!((code, err.as_str()), (0, ""), "{out}");
+            out
+        };
+        self.run().into_iter().map(one).collect()
+    }
+
+    /// Runs it in those ways, and each must be refused in these words; and nothing is left.
+    pub fn refused(&self, words: &[&str]) {
+        for (code, out, err) in self.run() {
+            assert!(code == 1 && out.is_empty(), "{words:?}: {code} {out}{err}");
+            assert!(words.iter().all(|w| err.contains(w)), "not {words:?} but {err}");
+        }
+        self.nothing_left();
+    }
+
+    /// No cgroup and no process: the commands, and whoever helped them, have the bundle as their working directory.
+    pub fn nothing_left(&self) {
+        assert!(!cgroup_of(&self.id()).exists(), "the cgroup is left");
+        let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+        let here = |p: &PathBuf| fs::read_link(p.join("cwd")).is_ok_and(|cwd| cwd == self.dir);
+        let left: Vec<_> = processes.filter(here).map(|p| fs::read_to_string(p.join("cmdline"))).collect();
+        assert!(left.is_empty(), "processes are left: {left:?}");
+    }
+
+    /// Which namespaces the container has: new ones, and those that it joins.
+    pub fn namespaces(&mut self, new: &[&str], joined: &[(&str, PathBuf)]) -> &mut Bed {
+        let new = new.iter().map(|kind| json!({"type": kind}));
+        let joined = joined.iter().map(|(kind, path)| json!({"type": kind, "path": path}));
+        self.config["linux"]["namespaces"] = new.chain(joined).collect();
+        self
+    }
+
+    /// A new user namespace, besides the namespaces that there are, with these mappings; the rootfs becomes its root's.
+    pub fn user_namespace(&mut self, uids: &[[u32; 3]], gids: &[[u32; 3]]) -> &mut Bed {
+        self.config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+        self.mappings(uids, gids)
+    }
+
+    pub fn mappings(&mut self, uids: &[[u32; 3]], gids: &[[u32; 3]]) -> &mut Bed {
+        let list = |lines: &[[u32; 3]]| -> Value {
+            lines.iter().map(|m| json!({"containerID": m[0], "hostID": m[1], "size": m[2]})).collect()
+        };
+        self.config["linux"]["uidMappings"] = list(uids);
+        self.config["linux"]["gidMappings"] = list(gids);
+        let root = |lines: &[[u32; 3]]| lines.iter().find(|m| m[0] == 0).map_or(0, |m| m[1]);
+        self.own_rootfs(root(uids), root(gids))
+    }
+
+    /// Gives the rootfs to a user.
+    pub fn own_rootfs(&mut self, uid: u32, gid: u32) -> &mut Bed {
+        let chown = Command::new("chown").args(["-hR", &format!("{uid}:{gid}")]).arg(self.dir.join("rootfs")).status();
+        assert!(chown.is_ok_and(|s| s.success()));
+        self
     }
 
     pub fn id(&self) -> String {
@@ -238,6 +296,60 @@ pub fn mounts(text: &str) -> Vec<Mounted> {
 /// What is seen at a path: the mount that came last.
 pub fn mounted(text: &str, at: &str) -> Mounted {
     mounts(text).into_iter().rfind(|m| m.at == at).unwrap_or_else(|| panic!("nothing is mounted on {at}:\n{text}"))
+}
+
+/// The kinds of namespaces as config.json has them, and their files in /proc/PID/ns.
+pub const KINDS: [(&str, &str); 8] = [
+    ("user", "user"),
+    ("mount", "mnt"),
+    ("pid", "pid"),
+    ("network", "net"),
+    ("ipc", "ipc"),
+    ("uts", "uts"),
+    ("cgroup", "cgroup"),
+    ("time", "time"),
+];
+
+/// Prints the namespaces of who runs it, in the order of [`KINDS`].
+pub const SHOW: &str = "for n in user mnt pid net ipc uts cgroup time; do readlink /proc/self/ns/$n; done";
+
+/// The namespace of a file: `net:[4026531840]`.
+pub fn namespace(file: impl AsRef<Path>) -> String {
+    fs::read_link(&file).unwrap_or_else(|e| panic!("{:?}: {e}", file.as_ref())).to_string_lossy().into_owned()
+}
+
+/// A process in namespaces of its own, for containers to join; it ends with the value.
+pub struct Holder(Child);
+
+impl Holder {
+    /// By the options of unshare(1), and with a user namespace among them the ids that all of it is mapped to.
+    pub fn new(options: &[&str], ids: Option<[u32; 3]>) -> Holder {
+        let mut unshare = Command::new("unshare");
+        unshare.args(options).arg("cat").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = unshare.spawn().expect("this test needs unshare (util-linux)");
+        child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        for file in ids.iter().flat_map(|_| ["uid_map", "gid_map"]) {
+            let [inside, outside, count] = ids.unwrap();
+            fs::write(format!("/proc/{}/{file}", child.id()), format!("{inside} {outside} {count}")).unwrap();
+        }
+        Holder(child)
+    }
+
+    /// The file of its namespace of this kind.
+    pub fn file(&self, kind: &str) -> PathBuf {
+        let (_, name) = KINDS.iter().find(|(k, _)| *k == kind).unwrap();
+        // Only children get into these, and unshare(1) is the parent of who lives in them.
+        let suffix = if matches!(kind, "pid" | "time") { "_for_children" } else { "" };
+        format!("/proc/{}/ns/{name}{suffix}", self.0.id()).into()
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take()); // its end of file ends it
+        let _ = self.0.wait();
+    }
 }
 
 impl Drop for Bed {
