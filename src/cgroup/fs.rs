@@ -113,6 +113,14 @@ impl Cgroup {
         self.made.last() == Some(&true)
     }
 
+    /// Has every controller of the root in a cgroup that somebody else has made, as far as that is possible: systemd leaves
+    /// those out that it knows nothing of (hugetlb, rdma).
+    pub fn enable_controllers(&self, host: &Host) {
+        if let Ok(names) = self.path.strip_prefix(&host.root).map_err(drop).and_then(|p| names(p).map_err(drop)) {
+            enable_controllers(host, self, &names);
+        }
+    }
+
     /// Whether it has been removed.
     pub fn is_gone(&self) -> bool {
         read(self.as_fd(), "cgroup.type").is_err_and(|e| gone(e.errno))

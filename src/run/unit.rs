@@ -39,7 +39,11 @@ pub fn start(op: &Op, plan: &Plan, prepared: &mut Prepared, pid: i32) -> Result<
         }
     })?;
     prepared.unit = Some(unit.clone()); // one that could not be started is perhaps somebody else's
-    let cgroup = find(unit, pid)?;
+    let host = cgroup::Host::find()?;
+    let cgroup = find(&host, unit, pid)?;
+    if !limits.is_empty() {
+        cgroup.enable_controllers(&host);
+    }
     if unit.is_slice() {
         cgroup.attach(pid)?;
     }
@@ -57,8 +61,7 @@ pub fn version(unit: &Unit, limits: &[cgroup::limits::Write]) -> u32 {
 }
 
 /// Where systemd has put the process.
-fn find(unit: &Unit, pid: i32) -> Result<Cgroup> {
-    let host = cgroup::Host::find()?;
+fn find(host: &cgroup::Host, unit: &Unit, pid: i32) -> Result<Cgroup> {
     let path = if unit.is_slice() {
         unit.path()
     } else {
