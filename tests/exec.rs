@@ -403,6 +403,7 @@ fn signals_are_passed_on() {
     let script = format!("{traps}trap 'exit 42' PWR; echo ready; for i in $(busybox seq 30); do read -t 1 x; done");
     let mut child = piped(&bed, &[], &["sh", "-c", &script]);
     let mut out = child.stdout.take().unwrap();
+    let _input = child.stdin.take(); // its end would be that of the loop
     let mut line = || {
         let (mut line, mut byte) = (String::new(), [0]);
         while out.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {

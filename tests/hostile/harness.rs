@@ -104,7 +104,10 @@ impl Arena {
         }
         let mut bed = Bed::new(&format!("hostile-{name}"));
         for applet in ["find", "kill", "dd", "ln", "wc", "rm", "chmod"] {
-            std::os::unix::fs::symlink("busybox", bed.dir.join("rootfs/bin").join(applet)).unwrap();
+            let link = bed.dir.join("rootfs/bin").join(applet);
+            if !link.is_symlink() {
+                std::os::unix::fs::symlink("busybox", link).unwrap();
+            }
         }
         bed.config["root"]["readonly"] = json!(false);
         canary::make(&bed.dir.join("canary"));

@@ -131,6 +131,8 @@ fn must_refuse(way: &str, place: &str, kind: Kind) -> Option<&'static str> {
         "one" => (leads_nowhere || matches!(kind, RootLink | Directory)).then_some("mounts[7] (/one)"),
         // `exec` makes no directory for its process.
         "work" => (no_directory || way == "exec" && !matches!(kind, RootLink | Directory)).then_some("process.cwd"),
+        // The root itself is masked, which init came to before: who comes now finds it empty.
+        "secret" if way == "exec" && kind == RootLink => Some("process.cwd"),
         "secret" => leads_nowhere.then_some("linux.maskedPaths[1] (/secret)"),
         "fixed" => leads_nowhere.then_some("linux.readonlyPaths[1] (/fixed)"),
         _ => None,
