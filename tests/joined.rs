@@ -7,7 +7,7 @@ mod bed;
 use std::fs;
 use std::path::PathBuf;
 
-use bed::{Bed, Holder, KINDS, SHOW, namespace, trees};
+use bed::{Bed, Holder, KINDS, SHOW, namespace};
 use serde_json::json;
 
 /// Ids of nobody on the host.
@@ -54,7 +54,7 @@ fn every_subset(user: User) {
             bed.config.as_object_mut().unwrap().remove("hostname");
         }
         bed.shell(SHOW);
-        for (tree, out) in trees().iter().zip(bed.prints()) {
+        for (tree, out) in bed.trees().iter().zip(bed.prints()) {
             let seen: Vec<&str> = out.lines().collect();
             for (i, (kind, file)) in KINDS.iter().enumerate() {
                 let what = format!("{tree}, {user:?}, joined {kinds:?}: {kind}");

@@ -6,9 +6,10 @@ mod bed;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
 use std::process::Command;
 
-use bed::{Bed, KINDS, SHOW, all, cgroup_of, left_behind, namespace, tare, trees};
+use bed::{Bed, KINDS, SHOW, all, cgroup_of, left_behind, namespace, tare};
 use serde_json::json;
 
 /// Ids of nobody on the host.
@@ -104,7 +105,7 @@ fn with_and_without_each_other_namespace() {
         files.extend(has("network").then_some("/proc/sys/net/ipv4/ip_forward"));
         files.extend(has("pid").then_some("/proc/1/stat"));
         bed.shell(&format!("{SHOW}; stat -c %u:%g {} | grep -v ^0:0; echo $$", files.join(" ")));
-        for (tree, out) in trees().iter().zip(bed.prints()) {
+        for (tree, out) in bed.trees().iter().zip(bed.prints()) {
             let seen: Vec<&str> = out.lines().collect();
             for (i, (kind, file)) in KINDS.iter().enumerate() {
                 let ours = namespace(format!("/proc/self/ns/{file}")) == seen[i];
@@ -121,22 +122,28 @@ fn with_and_without_each_other_namespace() {
 #[test]
 fn devices_are_bound_and_usable() {
     let mut bed = in_user_namespace("ns-devices");
-    // A device of config.json is the host's by its path.
-    let device = json!({"path": "/dev/loop-control", "type": "c", "major": 10, "minor": 237});
+    // A device of config.json is the host's by its path; not every kernel has one of these two.
+    let (path, minor) =
+        if Path::new("/dev/loop-control").exists() { ("/dev/loop-control", 237) } else { ("/dev/autofs", 235) };
+    let device = json!({"path": path, "type": "c", "major": 10, "minor": minor});
     bed.config["linux"]["devices"] = json!([device, {"path": "/dev/pipe", "type": "p", "fileMode": 0o600}]);
-    let rule = json!({"allow": true, "type": "c", "major": 10, "minor": 237, "access": "rwm"});
+    let rule = json!({"allow": true, "type": "c", "major": 10, "minor": minor, "access": "rwm"});
     bed.config["linux"]["resources"]["devices"].as_array_mut().unwrap().push(rule);
-    let script = "cd /dev; for d in null zero full random urandom tty loop-control; do stat -c '%n %F %t:%T' $d; done; \
-                  stat -c '%n %F %u %a' pipe; echo x > null; head -c 2 zero | wc -c; head -c 2 urandom | wc -c; \
-                  echo x 2>&- > full || echo full; readlink fd; readlink ptmx";
-    let names = "null character special file 1:3\nzero character special file 1:5\nfull character special file 1:7\n\
-                 random character special file 1:8\nurandom character special file 1:9\ntty character special file 5:0\n\
-                 loop-control character special file a:ed\npipe fifo 0 600\n2\n2\nfull\n/proc/self/fd\npts/ptmx";
-    all(bed.shell(script).run(), 0, names);
+    let script = format!(
+        "cd /dev; for d in null zero full random urandom tty {path}; do stat -c '%n %F %t:%T' $d; done; \
+         stat -c '%n %F %u %a' pipe; echo x > null; head -c 2 zero | wc -c; head -c 2 urandom | wc -c; \
+         echo x 2>&- > full || echo full; readlink fd; readlink ptmx"
+    );
+    let names = format!(
+        "null character special file 1:3\nzero character special file 1:5\nfull character special file 1:7\n\
+         random character special file 1:8\nurandom character special file 1:9\ntty character special file 5:0\n\
+         {path} character special file a:{minor:x}\npipe fifo 0 600\n2\n2\nfull\n/proc/self/fd\npts/ptmx"
+    );
+    all(bed.shell(&script).run(), 0, &names);
     // It is bound and not made, so there must be one.
     for (path, minor, words) in [
         ("/dev/no-such-device", 237, ["linux.devices[0] (/dev/no-such-device): ", "ENOENT"]),
-        ("/dev/loop-control", 236, ["linux.devices[0] (/dev/loop-control): ", "another device than 10:236"]),
+        (path, 236, [&*format!("linux.devices[0] ({path}): "), "another device than 10:236"]),
         ("/dev/null", 3, ["linux.devices[0] (/dev/null): ", "another device than 10:3"]),
     ] {
         bed.config["linux"]["devices"] = json!([{"path": path, "type": "c", "major": 10, "minor": minor}]);
@@ -317,7 +324,7 @@ fn shared_becomes_slave() {
         "{} > /dev/shm/n; cat /dev/shm/n; sleep 1000",
         bed.config["process"]["args"][2].as_str().unwrap()
     ));
-    for tree in trees() {
+    for tree in bed.trees() {
         let before = bed.host_mounts();
         let pid = bed.detached(&[&format!("--mount-namespace={tree}")]);
         let inside = || fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
@@ -334,7 +341,7 @@ fn shared_becomes_slave() {
 
 #[test]
 fn a_life_step_by_step_and_exec() {
-    for tree in trees() {
+    for tree in in_user_namespace("ns-life").trees() {
         let before = left_behind();
         let mut bed = in_user_namespace(&format!("ns-life-{tree}"));
         bed.config["process"]["args"] = json!(["sleep", "1000"]);
@@ -395,7 +402,7 @@ fn a_terminal_belongs_to_the_user() {
         (out.status.code(), String::from_utf8_lossy(&out.stdout).replace('\r', ""))
     };
     let start = format!("{} --root {}", tare().display(), bed.dir.join("state").display());
-    for tree in trees() {
+    for tree in bed.trees() {
         drop(bed.command(&[])); // writes the configuration
         let (code, out) = script(&format!("{start} run --mount-namespace={tree} {}", bed.id()));
         assert_eq!((code, out.as_str()), (Some(0), "1000 620\n1000\ncharacter special file\nx\n"), "{tree}");

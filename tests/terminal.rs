@@ -222,7 +222,7 @@ fn it_is_of_the_containers_own_devpts() {
                 assert!(bed.tare(&["start", &bed.id()]).status.success());
             }
             assert_eq!(
-                said.wait("END"),
+                said.wait("END\r\n"),
                 format!("{}same \r\nEND\r\n", facts("/dev/pts/0", "33 111")),
                 "{tree} {args:?}"
             );
@@ -248,7 +248,7 @@ fn it_is_of_the_containers_own_devpts() {
             let said = Said::from(second.try_clone().unwrap());
             let other = "/dev/console is not /proc/self/fd/0 ";
             assert_eq!(
-                said.wait("END"),
+                said.wait("END\r\n"),
                 format!("{}{other}\r\nEND\r\n", facts("/dev/pts/1", "33 111")),
                 "exec, {tree}"
             );

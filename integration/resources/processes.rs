@@ -154,10 +154,13 @@ fn statistics_have_the_form_of_runcs() {
             bed.config["linux"]["cgroupsPath"] = json!(driver.place("stats"));
             bed.config["linux"]["resources"] =
                 json!({"memory": {"limit": 64 << 20, "swap": 96 << 20}, "pids": {"limit": 9}, "cpu": {"quota": 20000}});
-            bed.shell("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec sleep 1000");
+            bed.shell("while [ ! -e /throttled ]; do :; done; exec sleep 1000");
             let id = bed.id();
             good(&runtime(&bed, with, &[driver.flags(), &["run", "-d", "--pid-file", "pid", &id]].concat()));
             let pid = fs::read_to_string(bed.dir.join("pid")).unwrap();
+            let cpu = cgroup(&pid);
+            wait_until("it is throttled", || !read(&cpu, "cpu.stat").contains("nr_throttled 0"));
+            fs::write(bed.dir.join("rootfs/throttled"), "").unwrap();
             wait_until("it sleeps", || fs::read_to_string(format!("/proc/{}/comm", pid.trim())).unwrap() == "sleep\n");
             let event: Value = serde_json::from_str(&good(&runtime(&bed, with, &["events", "--stats", &id]))).unwrap();
             assert_eq!(settings(&cgroup(&pid))["pids.max"], "9");
@@ -169,8 +172,8 @@ fn statistics_have_the_form_of_runcs() {
                 ["/data/memory/usage/limit", "/data/memory/swap/limit", "/data/pids/limit", "/data/pids/current"];
             let exact = exact.map(|pointer| event.pointer(pointer).cloned());
             let order: Vec<_> = event["data"]["memory"]["raw"].as_object().unwrap().keys().cloned().collect();
-            let throttled = event["data"]["cpu"]["throttling"]["throttledPeriods"].as_u64().unwrap_or(0) > 0;
-            found.push((names, exact, order, throttled));
+            assert!(event["data"]["cpu"]["throttling"]["throttledPeriods"].as_u64().unwrap() > 0, "{with:?}: {event}");
+            found.push((names, exact, order));
         }
         let [ours, theirs] = &found[..] else { unreachable!() };
         assert_eq!(ours, theirs, "{driver:?}");

@@ -136,6 +136,12 @@ impl Namespaces {
     pub fn gate(&self) -> bool {
         self.user() && !self.join.is_empty()
     }
+
+    /// Whether the gate is then in another cgroup namespace. On a cgroup2 mounted with nsdelegate nobody is born from in there
+    /// into a cgroup outside (ENOENT; cgroup_procs_write_permission), so the child is moved into its cgroup from out here.
+    pub fn gate_leaves_cgroups(&self) -> bool {
+        self.gate() && self.join.iter().any(|j| j.flag == libc::CLONE_NEWCGROUP as u64)
+    }
 }
 
 /// Where the mount namespace comes from. A copy of the host's has every mount of the host, and making and destroying it

@@ -157,7 +157,7 @@ fn finish(
         rootfs: prepared.rootfs.ok_or_else(|| Error::new("the rootfs was not opened"))?,
         namespace: prepared.namespace,
         slots: prepared.slots,
-        placed: half.prepared.cgroup.is_some(),
+        placed: half.prepared.cgroup.is_some() && !plan.namespaces.gate_leaves_cgroups(),
         nofile,
         console: to,
         hook_files: plan.hooks.as_ref().map(hooks::files).transpose()?.unwrap_or_default(),
