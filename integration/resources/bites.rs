@@ -88,14 +88,23 @@ fn memory_runs_out_for_init() {
 
         bed.config["process"]["args"] = json!(["sh", "-c", "read go < /go; exec tail /dev/zero"]);
         sh(&format!("mkfifo {}/rootfs/go", bed.dir.display()));
-        start(&bed, driver);
-        let (mut events, lines) = events(&bed);
-        fs::write(bed.dir.join("rootfs/go"), "\n").unwrap();
-        let printed: Vec<Value> = lines.filter(|event| event["type"] != "stats").collect();
-        assert!(events.wait().unwrap().success());
-        assert_eq!(printed, [json!({"type": "oom", "id": bed.id()})], "{driver:?}");
-        wait_until("it has stopped", || bed.status() == "stopped");
-        good(&bed.tare(&["delete", &bed.id()]));
+        let life = || {
+            start(&bed, driver);
+            let (mut events, lines) = events(&bed);
+            fs::write(bed.dir.join("rootfs/go"), "\n").unwrap();
+            let printed: Vec<Value> = lines.filter(|event| event["type"] != "stats").collect();
+            assert!(events.wait().unwrap().success());
+            assert!(
+                printed.is_empty() || printed == [json!({"type": "oom", "id": bed.id()})],
+                "{driver:?}: {printed:?}"
+            );
+            wait_until("it has stopped", || bed.status() == "stopped");
+            good(&bed.tare(&["delete", &bed.id()]));
+            !printed.is_empty()
+        };
+        // systemd takes an empty scope away at once, with its counts, and then nobody can know: a matter of who is first.
+        let lives = if driver == Driver::Systemd { 20 } else { 1 };
+        assert!((0..lives).any(|_| life()), "{driver:?}: no event of {lives} lives");
     }
 }
 

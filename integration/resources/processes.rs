@@ -159,7 +159,7 @@ fn statistics_have_the_form_of_runcs() {
             good(&runtime(&bed, with, &[driver.flags(), &["run", "-d", "--pid-file", "pid", &id]].concat()));
             let pid = fs::read_to_string(bed.dir.join("pid")).unwrap();
             let cpu = cgroup(&pid);
-            wait_until("it is throttled", || !read(&cpu, "cpu.stat").contains("nr_throttled 0"));
+            wait_until("it is throttled", || !read(&cpu, "cpu.stat").contains("throttled_usec 0"));
             fs::write(bed.dir.join("rootfs/throttled"), "").unwrap();
             wait_until("it sleeps", || fs::read_to_string(format!("/proc/{}/comm", pid.trim())).unwrap() == "sleep\n");
             let event: Value = serde_json::from_str(&good(&runtime(&bed, with, &["events", "--stats", &id]))).unwrap();
