@@ -164,7 +164,8 @@ fn finish(
         joined,
         join: None,
     });
-    let socket = Spawn { plan, signals: request.signals, log, frozen: Frozen::Above }.run(&mut inherited, half)?;
+    let mut spawn = Spawn { plan, signals: request.signals, log, frozen: Frozen::Above };
+    let socket = spawn.run(&mut inherited, half)?;
 
     let pid = half.child.as_ref().map(|c| c.pid).unwrap_or_default();
     let lock = half.container.lock().map_err(|_| state::deleted())?;
@@ -185,7 +186,8 @@ fn finish(
     }
     drop(inherited); // or our own end would be waited for
     let master = from.flatten().map(|from| console::receive(&from)).transpose()?;
-    spawn::go(&socket, page, request.signals, || Ok(()))?;
+    let gone = spawn::go(&socket, page, request.signals, || Ok(()));
+    gone.map_err(|e| if spawn::was_killed(&e) { spawn.died(e, half) } else { e })?;
     Ok(master)
 }
 

@@ -177,7 +177,7 @@ impl Spawn<'_> {
                     faults::at("parent", "after-failed")?;
                     Err(explain(report.error()))
                 }
-                None => Err(self.died(half)),
+                None => Err(self.died(Error::new(KILLED[0]), half)),
             };
         }
     }
@@ -227,12 +227,11 @@ impl Spawn<'_> {
         faults::message("parent", "hooked", tell)
     }
 
-    /// The child is gone without a word.
-    fn died(&self, half: &Half) -> Error {
+    /// The child is gone without a word: why, if that can be told.
+    pub fn died(&self, killed: Error, half: &Half) -> Error {
         if half.container.is_removed().unwrap_or(false) {
             return state::deleted();
         }
-        let killed = Error::new(KILLED[0]);
         const LIMIT: &str = "linux.resources.memory.limit";
         let cgroup = half.prepared.cgroup.as_ref();
         if let Some(peak) = cgroup.and_then(|c| c.oom_peak()) {
