@@ -16,7 +16,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use crate::error::{Doing, Error, Origin, Result};
 use crate::sys::Call;
@@ -77,6 +77,15 @@ impl Host {
             .call("read", || "\"/proc/self/cgroup\"".into())
             .doing("find our own cgroup")?;
         Ok(Host { root: root.into(), own: own_path(&own)?, controllers: controllers.trim().into(), dir })
+    }
+}
+
+impl Host {
+    /// Whether the caller has the right to make a cgroup at the path, as far as the owners of the directories tell.
+    pub fn may_make(&self, path: &Path) -> bool {
+        let above = path.ancestors().skip(1).map(|above| self.root.join(above)).find(|above| above.is_dir());
+        let access = rustix::fs::Access::WRITE_OK;
+        above.is_some_and(|dir| rustix::fs::accessat(CWD, dir, access, AtFlags::EACCESS).is_ok())
     }
 }
 

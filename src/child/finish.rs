@@ -9,7 +9,7 @@ use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Uid
 use super::{Child, Listener, with_report};
 use crate::error::{Doing, Error, Result};
 use crate::faults;
-use crate::plan::{self, Capabilities, Environment};
+use crate::plan::{self, Capabilities, Environment, Groups};
 use crate::run::sync::{self, FromChild, ToChild};
 use crate::sys::page::Page;
 use crate::sys::process::{self, Exec};
@@ -107,11 +107,18 @@ impl Child<'_> {
     }
 
     /// From here on the process is the container's user.
-    pub fn user(&mut self, uid: u32, gid: u32, groups: &[u32], umask: u32) -> Result<()> {
+    pub fn user(&mut self, uid: u32, gid: u32, groups: &Groups, umask: u32) -> Result<()> {
         if uid != 0 {
             process::keep_capabilities().doing("keep capabilities over the change of the user")?;
         }
-        process::set_groups(groups).doing("set the supplementary groups")?;
+        match groups {
+            Groups::These(list) => process::set_groups(list).doing("set the supplementary groups")?,
+            Groups::NoneIfPossible => match process::set_groups(&[]) {
+                Err(e) if e.errno == Errno::EPERM => {}
+                done => done.doing("give up the supplementary groups")?,
+            },
+            Groups::Callers => {}
+        }
         process::set_ids(uid, gid).doing("change the user")?;
         rustix::process::umask(Mode::from_raw_mode(umask));
         if uid != 0 || gid != 0 {

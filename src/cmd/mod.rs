@@ -51,7 +51,7 @@ fn root(global: &Global) -> Result<PathBuf> {
         return std::path::absolute(root).map_err(|e| Error::new(format!("{root:?}: {e}")).field("--root"));
     }
     let euid_root = rustix::process::geteuid().is_root();
-    if euid_root && host::is_initial_user_namespace() {
+    if host::is_privileged() {
         return Ok("/run/tare".into());
     }
     let honour = !euid_root || std::env::var("USER").as_deref() != Ok("root");

@@ -72,12 +72,17 @@ pub fn facts(cgroup: Option<&cgroup::Host>) -> Result<Facts> {
     }
     Ok(Facts {
         open_tree_namespace: crate::sys::mount::has_open_tree_namespace(),
-        privileged: rustix::process::geteuid().is_root() && is_initial_user_namespace(),
+        privileged: is_privileged(),
         permitted: process::permitted().doing("read the runtime's capabilities")?,
         kcore: Path::new("/proc/kcore").exists(),
         cgroup_root: cgroup.map(|c| c.root.clone()).unwrap_or_default(),
         own_cgroup: cgroup.map_or_else(|| "/".into(), |c| c.own.clone()),
     })
+}
+
+/// Root of the host, and not only of a user namespace.
+pub fn is_privileged() -> bool {
+    rustix::process::geteuid().is_root() && is_initial_user_namespace()
 }
 
 /// By the inode of the initial user namespace (include/uapi/linux/nsfs.h, USER_NS_INIT_INO; the same since Linux 3.8).
@@ -97,18 +102,30 @@ pub fn write_oom_score_adj(pid: i32, value: i32) -> Result<()> {
         .doing("set oom_score_adj")
 }
 
-/// Writes uid_map and gid_map of a process of ours, each in one write(2) (user_namespaces(7)).
+/// Maps the ids of the user namespace of a process of ours (user_namespaces(7)). Who has no capabilities may map his own id and
+/// no other; for more there are newuidmap(1) and newgidmap(1), which look into /etc/subuid and /etc/subgid.
 pub fn write_id_maps(pid: i32, maps: &Maps) -> Result<()> {
-    for (name, lines, field) in
-        [("uid_map", &maps.uids, "linux.uidMappings"), ("gid_map", &maps.gids, "linux.gidMappings")]
-    {
+    let (uid, gid) = (euid(), egid());
+    let alone = uid != 0;
+    for (name, lines, own, helper, field) in [
+        ("uid_map", &maps.uids, uid, "newuidmap", "linux.uidMappings"),
+        ("gid_map", &maps.gids, gid, "newgidmap", "linux.gidMappings"),
+    ] {
+        let own_only = matches!(lines.as_slice(), [[_, outside, 1]] if *outside == own);
+        if alone && !own_only {
+            map_by(helper, pid, lines).map_err(|e| e.field(field))?;
+            continue;
+        }
+        if alone && name == "gid_map" {
+            // Else groups that deny something to their members could be given up.
+            write_proc(&format!("/proc/{pid}/setgroups"), "deny")
+                .doing("deny setgroups")
+                .map_err(|e| e.field(field))?;
+        }
         let text: String =
             lines.iter().map(|[inside, outside, count]| format!("{inside} {outside} {count}\n")).collect();
-        let path = format!("/proc/{pid}/{name}");
-        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
-        let written = rustix::fs::open(path.as_str(), flags, rustix::fs::Mode::empty())
-            .call("open", || path.clone())
-            .and_then(|file| rustix::io::write(&file, text.as_bytes()).map(drop).call("write", || path.clone()));
+        // In one write(2), as it must be.
+        let written = write_proc(&format!("/proc/{pid}/{name}"), &text);
         written.doing("map the ids of the user namespace").map_err(|e| {
             let hint = match e.errno() {
                 Some(nix::errno::Errno::EINVAL) => {
@@ -121,6 +138,28 @@ pub fn write_id_maps(pid: i32, maps: &Maps) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+fn write_proc(path: &str, text: &str) -> crate::sys::Result<()> {
+    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).call("open", || path.into())?;
+    rustix::io::write(&file, text.as_bytes()).map(drop).call("write", || path.into())
+}
+
+/// Maps ids by newuidmap(1) or newgidmap(1).
+fn map_by(helper: &str, pid: i32, lines: &[[u32; 3]]) -> Result<()> {
+    let mut command = std::process::Command::new(helper);
+    command.arg(pid.to_string()).args(lines.iter().flatten().map(u32::to_string)).stdin(std::process::Stdio::null());
+    let out = command.output().map_err(|e| {
+        Error::new(format!("map the ids of the user namespace by {helper}: {e}"))
+            .hint("who is not root needs newuidmap and newgidmap (package uidmap) to map other ids than the own one")
+    })?;
+    if out.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&out.stderr).trim().to_owned();
+    Err(Error::new(format!("map the ids of the user namespace: {helper}: {words}"))
+        .hint("/etc/subuid and /etc/subgid tell which ids are the caller's"))
 }
 
 /// A user namespace with these mappings, which lives as long as the descriptor: made by a process that does nothing else.
@@ -149,7 +188,7 @@ pub fn user_namespace(maps: &Maps) -> Result<OwnedFd> {
 /// namespace of his own has another number than outside, where systemd is.
 pub fn systemd() -> Manager {
     let euid = euid();
-    if euid == 0 && is_initial_user_namespace() {
+    if is_privileged() {
         return Manager::System;
     }
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();

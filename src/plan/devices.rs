@@ -39,7 +39,7 @@ pub fn plan(spec: &Spec, facts: &Facts, steps: &mut Steps) -> Result<()> {
     if is_bound(spec) {
         return Ok(());
     }
-    let user = Namespaces::of(spec, false).user();
+    let user = Namespaces::of(spec, false).user() || !facts.privileged;
     let node = |op: Op, origin: Origin, steps: &mut Steps| match op {
         // Nobody in a user namespace can make a device: the host's is bound (a fifo anybody can make).
         Op::Device { path, kind, major, minor, .. } if user && kind != DeviceKind::Fifo => {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::sys::clone;
 
-use super::{Actor, DeviceKind, Op, Pivot, Plan, Tree};
+use super::{Actor, DeviceKind, Groups, Op, Pivot, Plan, Tree};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -85,7 +85,7 @@ impl Op {
                 let list: Vec<_> = writes.iter().map(|w| format!("{} = {}", w.file, w.value.trim())).collect();
                 (format!("write({})", list.join(", ")), "limits hold before the container's program runs")
             }
-            Op::DeviceFilter { rules } => (
+            Op::DeviceFilter { rules, .. } => (
                 format!(
                     "bpf(PROG_LOAD, CGROUP_DEVICE), bpf(PROG_ATTACH): {} rules and the default devices",
                     rules.len()
@@ -185,10 +185,14 @@ impl Op {
             Op::StdioOwner { uid } => (format!("fchown(0..2, {uid})"), "so that /dev/stdout can be opened"),
             Op::Cwd { path } => (format!("openat2({path:?}, NO_MAGICLINKS), fchdir()"), "never through /proc/self/fd"),
             Op::Bounding { .. } => ("prctl(PR_CAPBSET_DROP)".into(), "no program can ever gain the others"),
-            Op::User { uid, gid, groups, .. } => (
-                format!("setgroups({groups:?}), setresgid({gid}), setresuid({uid})"),
-                "from here on it is the container's user",
-            ),
+            Op::User { uid, gid, groups, .. } => {
+                let groups = match groups {
+                    Groups::These(list) => format!("setgroups({list:?}), "),
+                    Groups::NoneIfPossible => "setgroups([]), ".into(),
+                    Groups::Callers => String::new(),
+                };
+                (format!("{groups}setresgid({gid}), setresuid({uid})"), "from here on it is the container's user")
+            }
             Op::Capabilities { sets, until_exec } => (
                 format!(
                     "capset({{eff {:#x}, prm {:#x}, inh {:#x}}}), ambient {:#x}",

@@ -27,7 +27,7 @@ pub use hooks::{Hook, Hooks};
 pub use mounts::{LONGEST_VALUE, may_cover_proc};
 pub use namespaces::{Joined, Maps, NEWTIME, Namespaces, Tree};
 pub use options::Propagation;
-pub use process::{Capabilities, Environment, candidates};
+pub use process::{Capabilities, Environment, Groups, candidates};
 
 /// What was found out about the host and the caller before planning.
 #[derive(Debug, Clone)]
@@ -169,7 +169,7 @@ pub enum Op {
         writes: Vec<Write>,
     },
     /// Attaches the device filter.
-    DeviceFilter { rules: Vec<Rule> },
+    DeviceFilter { rules: Vec<Rule>, optional: bool },
     /// Writes oom_score_adj of the child.
     OomScoreAdj { value: i32 },
     /// Compiles the filter, or takes it from the cache, and hands it to the child.
@@ -248,7 +248,7 @@ pub enum Op {
     /// Drops capabilities from the bounding set.
     Bounding { keep: u64 },
     /// Supplementary groups, gid and uid.
-    User { uid: u32, gid: u32, groups: Vec<u32>, umask: u32 },
+    User { uid: u32, gid: u32, groups: Groups, umask: u32 },
     /// The other four capability sets.
     Capabilities { sets: Capabilities, until_exec: u64 },
     /// No new privileges.

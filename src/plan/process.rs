@@ -32,6 +32,33 @@ pub struct Capabilities {
     pub ambient: u64,
 }
 
+/// Supplementary groups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Groups {
+    /// These and no others.
+    These(Vec<u32>),
+    /// None; or those of a caller who may not give them up (`deny` in /proc/PID/setgroups, user_namespaces(7)).
+    NoneIfPossible,
+    /// Those of the caller: `run.oci.keep_original_groups`.
+    Callers,
+}
+
+impl Groups {
+    fn of(spec: &Spec, gids: Option<&Vec<u32>>, facts: &Facts) -> Groups {
+        match gids {
+            _ if spec.annotations().iter().flatten().any(|(name, value)| name == KEEP_GROUPS && value == "1") => {
+                Groups::Callers
+            }
+            Some(gids) if !gids.is_empty() => Groups::These(gids.clone()),
+            _ if facts.privileged => Groups::These(Vec::new()),
+            _ => Groups::NoneIfPossible,
+        }
+    }
+}
+
+/// crun's annotation, which Podman sets for `--group-add keep-groups`.
+const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
+
 /// Bit of CAP_SYS_ADMIN, without which seccomp(2) needs no_new_privs.
 const SYS_ADMIN: u64 = 1 << 21;
 
@@ -116,7 +143,7 @@ fn until_execve(
     let no_new_privs = process.no_new_privileges() == Some(true);
     let (bounding, sets) = capabilities(process.capabilities().as_ref(), facts, log);
     let user = process.user();
-    let groups = user.additional_gids().clone().unwrap_or_default();
+    let groups = Groups::of(spec, user.additional_gids().as_ref(), facts);
     steps.child(field("process.user"), Op::StdioOwner { uid: user.uid() });
     steps.child(field("process.cwd"), Op::Cwd { path: process.cwd().clone() });
     steps.child(field("process.capabilities.bounding"), Op::Bounding { keep: bounding });

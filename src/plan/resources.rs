@@ -61,7 +61,10 @@ pub fn plan(
     if !limits.is_empty() {
         steps.after(Origin::field("linux.resources"), Op::LimitCgroup { writes: limits });
     }
-    steps.after(Origin::field("linux.resources.devices"), Op::DeviceFilter { rules });
+    // Who is not root cannot attach it, and needs it less: nobody there can make a device node, or open one that he could
+    // not open without a container.
+    let optional = !facts.privileged;
+    steps.after(Origin::field("linux.resources.devices"), Op::DeviceFilter { rules, optional });
     // As runc has it: where the container sees its cgroup as the root, and may write to it.
     let namespaces = Namespaces::of(spec, false);
     let writable = |m: &Mount| {

@@ -64,8 +64,13 @@ pub struct Created {
 /// # Errors
 /// Whatever failed, in either process; then nothing is left.
 pub fn create(mut request: Request<'_>, log: &mut Log) -> Result<Created> {
-    let cgroup_host = if request.options.no_cgroup { None } else { Some(cgroup::Host::find()?) };
+    let mut cgroup_host = if request.options.no_cgroup { None } else { Some(cgroup::Host::find()?) };
     let facts = host::facts(cgroup_host.as_ref())?;
+    if !facts.privileged && does_without_cgroup(&request, cgroup_host.as_ref())? {
+        log.debug("without a cgroup: none may be made here, and nothing in config.json needs one");
+        request.options.no_cgroup = true;
+        cgroup_host = None;
+    }
     let mut warnings = Vec::new();
     let mut plan = plan::plan(request.spec, &facts, &request.options, &mut warnings)?;
     log.warnings(warnings);
@@ -86,6 +91,18 @@ pub fn create(mut request: Request<'_>, log: &mut Log) -> Result<Created> {
         },
         Err(e) => Err(cleanup::undo(half, plan.hooks.as_ref(), e)),
     }
+}
+
+/// As runc has it for who is not root: no limits, no cgroupsPath and no right to make a cgroup is no error.
+fn does_without_cgroup(request: &Request<'_>, host: Option<&cgroup::Host>) -> Result<bool> {
+    let linux = request.spec.linux().as_ref();
+    let Some(host) = host.filter(|_| request.options.systemd.is_none()) else { return Ok(false) };
+    if linux.is_some_and(|l| l.cgroups_path().is_some()) {
+        return Ok(false);
+    }
+    let limits = linux.and_then(|l| l.resources().as_ref()).map(cgroup::limits::writes).transpose()?;
+    let path = cgroup::container_path(None, &request.options.id, &host.own)?;
+    Ok(limits.is_none_or(|l| l.is_empty()) && !host.may_make(&path))
 }
 
 fn new_state(request: &Request<'_>, plan: &Plan, host: Option<&cgroup::Host>) -> Result<State> {

@@ -146,7 +146,16 @@ impl Spawn<'_> {
             Op::Delegate { uid } => cgroup()?.delegate(*uid),
             Op::RaiseRlimit { resource, name, hard } => crate::child::raise_rlimit(pid, *resource, name, *hard),
             Op::LimitCgroup { writes } => cgroup()?.apply(writes),
-            Op::DeviceFilter { rules } => devices::apply(cgroup()?, rules, devices::Others::of(prepared.unit.as_ref())),
+            Op::DeviceFilter { rules, optional } => {
+                let others = devices::Others::of(prepared.unit.as_ref());
+                match devices::apply(cgroup()?, rules, others) {
+                    Err(e) if *optional && e.errno() == Some(Errno::EPERM) => {
+                        self.log.debug(format!("without device rules: {e}"));
+                        Ok(())
+                    }
+                    done => done,
+                }
+            }
             Op::OomScoreAdj { value } => host::write_oom_score_adj(pid, *value),
             Op::CompileSeccomp { profile } => {
                 let cache = antechamber::shared_folder("seccomp").ok();
