@@ -1,6 +1,6 @@
 //! From the container's root to its process: names, limits, user, capabilities, the start, the filter, execve(2).
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -9,11 +9,11 @@ use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Uid
 use super::{Child, Listener, with_report};
 use crate::error::{Doing, Error, Result};
 use crate::faults;
-use crate::plan::{self, Capabilities, Environment};
+use crate::plan::{self, Capabilities, Environment, Op};
 use crate::run::sync::{self, FromChild, ToChild};
 use crate::sys::page::Page;
 use crate::sys::process::{self, Exec};
-use crate::sys::{Call, SysError, errno_text, root, socket};
+use crate::sys::{Call, SysError, clone, errno_text, root, socket};
 
 impl Child<'_> {
     /// A sysctl, through a procfs that the container cannot have prepared.
@@ -43,6 +43,7 @@ impl Child<'_> {
     pub fn reset(&mut self, preserve_fds: u32) -> Result<()> {
         process::reset_affinity();
         process::reset_signals().doing("reset the signals")?;
+        self.preserved = preserve_fds;
         process::close_on_exec_from(preserve_fds.saturating_add(3)).doing("close descriptors at execve")
     }
 
@@ -152,30 +153,68 @@ impl Child<'_> {
 
     /// All is ready; the parent writes the state and says go. Its end is ours.
     pub fn ready(&mut self, seccomp: bool) -> Result<()> {
-        let report = || sync::report(self.socket()?, &FromChild::Ready).doing("report that all is ready");
-        faults::message("child", "ready", report)?;
+        if self.enters {
+            while !matches!(self.hear()?, ToChild::Enter) {}
+            faults::at("child", "after-enter")?;
+            if let Some(entered) = self.enter_pids()? {
+                let ready = FromChild::Ready(Some(entered.pidfd));
+                let report = || sync::report(self.socket()?, &ready).doing("report that all is ready");
+                faults::message("child", "ready", report)?;
+                process::exit_now(0);
+            }
+        } else {
+            let report = || sync::report(self.socket()?, &FromChild::Ready(None)).doing("report that all is ready");
+            faults::message("child", "ready", report)?;
+        }
         loop {
-            match sync::hear(self.socket()?.as_fd()).doing("wait for the parent")? {
-                Some(ToChild::Filter(bpf, flags)) => {
-                    faults::at("child", "after-filter")?;
-                    self.filter = Some((bpf, flags));
+            if let ToChild::Go(page) = self.hear()? {
+                faults::at("child", "after-go")?;
+                if seccomp && self.filter.is_none() {
+                    return Err(Error::new("the parent sent no filter"));
                 }
-                Some(ToChild::Go(page)) => {
-                    faults::at("child", "after-go")?;
-                    if seccomp && self.filter.is_none() {
-                        return Err(Error::new("the parent sent no filter"));
-                    }
-                    // `run` sends the page at once. A `create` listens until we wait for `start`.
-                    if let Some(page) = page {
-                        let page = Page::map(page).doing("map the page for errors")?;
-                        with_report(|(_, to)| *to = Some(Listener::Page(page)));
-                    }
-                    return Ok(());
+                // `run` sends the page at once. A `create` listens until we wait for `start`.
+                if let Some(page) = page {
+                    let page = Page::map(page).doing("map the page for errors")?;
+                    with_report(|(_, to)| *to = Some(Listener::Page(page)));
                 }
-                Some(ToChild::Placed | ToChild::Hooked | ToChild::Mapped) => {}
-                None => process::exit_now(1),
+                return Ok(());
             }
         }
+    }
+
+    /// The next message of the parent, whose end is ours. A filter is kept.
+    pub fn hear(&mut self) -> Result<ToChild> {
+        match sync::hear(self.socket()?.as_fd()).doing("wait for the parent")? {
+            Some(ToChild::Filter(bpf, flags)) => {
+                faults::at("child", "after-filter")?;
+                self.filter = Some((bpf, flags));
+                Ok(ToChild::Filter(Vec::new(), flags))
+            }
+            Some(message) => Ok(message),
+            None => process::exit_now(1),
+        }
+    }
+
+    /// Makes the process that goes on in the container's pid namespace. It is seen in there, and who has CAP_SYS_PTRACE has
+    /// it in his hands: so it has nothing of the runtime's but the socket, and of its rights only what it needs for the filter
+    /// (CVE-2016-9962). Returns it to the one that has come so far.
+    fn enter_pids(&mut self) -> Result<Option<clone::Child>> {
+        let listener = with_report(|(_, to)| match to {
+            Some(Listener::Socket(socket)) => Some(socket.as_raw_fd()),
+            _ => None,
+        });
+        // What owns the others is never dropped: this process ends by execve or exit_group.
+        let kept = listener.into_iter().chain([self.socket()?.as_raw_fd()]).chain(faults::descriptor()).collect();
+        process::close_all_but(self.preserved.saturating_add(3), kept).doing("close the runtime's descriptors")?;
+        let entered = clone::clone3_for_parent(0, None).doing("make the process in the container's pid namespace")?;
+        if entered.is_none() {
+            process::setsid().doing("start a session")?;
+            if self.in_.plan.steps.iter().any(|step| matches!(step.op, Op::Console { .. })) {
+                super::console::take(rustix::stdio::stdin())?;
+            }
+            faults::at("child", "entered")?;
+        }
+        Ok(entered)
     }
 
     /// Waits until `start` says go. Whoever connects and leaves without a word only looked whether we wait.
@@ -200,7 +239,7 @@ impl Child<'_> {
                 // Kept before anything can fail: its end of file is the word to read the page.
                 let peer = self.started.insert(peer);
                 return faults::message("child", "answer", || {
-                    sync::report(peer, &FromChild::Ready).doing("answer to start")
+                    sync::report(peer, &FromChild::Ready(None)).doing("answer to start")
                 });
             }
         }

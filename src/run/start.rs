@@ -41,7 +41,7 @@ pub fn start(container: &Container) -> Result<()> {
             break;
         }
         match sync::listen(peer.as_fd()) {
-            Ok(Some(FromChild::Ready)) => {
+            Ok(Some(FromChild::Ready(_))) => {
                 faults::at("starter", "after-answer")?;
                 lock = None;
             }
