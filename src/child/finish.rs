@@ -91,14 +91,22 @@ impl Child<'_> {
         root::make_dir(&self.in_.rootfs, path).map(drop).doing("make the working directory").map_err(magic_link)
     }
 
-    /// Enters the working directory. Where root may not (NFS with root squash), the user tries later.
+    /// Enters the working directory. Where root may not (NFS with root squash), the user tries later; and what is in the
+    /// /proc of a pid namespace (/proc/self) is not there for who has yet to enter that.
     pub fn cwd(&mut self, path: &Path) -> Result<()> {
+        self.try_cwd(path, |child, errno| errno == Errno::EACCES || child.enters && errno == Errno::ENOENT)
+    }
+
+    fn try_cwd(&mut self, path: &Path, later: impl Fn(&Self, Errno) -> bool) -> Result<()> {
         match self.enter(path) {
-            Err(e) if e.errno == Errno::EACCES && self.cwd_later.is_none() => {
+            Err(e) if later(self, e.errno) => {
                 self.cwd_later = Some(path.to_owned());
                 Ok(())
             }
-            r => r.doing(format!("enter the working directory {}", path.display())).map_err(magic_link),
+            r => {
+                let entered = r.doing(format!("enter the working directory {}", path.display()));
+                entered.map_err(|e| magic_link(e).field("process.cwd"))
+            }
         }
     }
 
@@ -119,10 +127,10 @@ impl Child<'_> {
             // The change may have made the process dumpable (fs.suid_dumpable).
             process::set_nondumpable().doing("stay non-dumpable")?;
         }
-        if let Some(path) = self.cwd_later.clone() {
-            self.cwd(&path)?;
+        match self.cwd_later.take() {
+            Some(path) => self.try_cwd(&path, |child, errno| child.enters && errno == Errno::ENOENT),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The capability sets. `until_exec` is kept for the load of the filter; it is in no bounding, inheritable or ambient
@@ -153,19 +161,8 @@ impl Child<'_> {
 
     /// All is ready; the parent writes the state and says go. Its end is ours.
     pub fn ready(&mut self, seccomp: bool) -> Result<()> {
-        if self.enters {
-            while !matches!(self.hear()?, ToChild::Enter) {}
-            faults::at("child", "after-enter")?;
-            if let Some(entered) = self.enter_pids()? {
-                let ready = FromChild::Ready(Some(entered.pidfd));
-                let report = || sync::report(self.socket()?, &ready).doing("report that all is ready");
-                faults::message("child", "ready", report)?;
-                process::exit_now(0);
-            }
-        } else {
-            let report = || sync::report(self.socket()?, &FromChild::Ready(None)).doing("report that all is ready");
-            faults::message("child", "ready", report)?;
-        }
+        let report = || sync::report(self.socket()?, &FromChild::Ready).doing("report that all is ready");
+        faults::message("child", "ready", report)?;
         loop {
             if let ToChild::Go(page) = self.hear()? {
                 faults::at("child", "after-go")?;
@@ -197,8 +194,14 @@ impl Child<'_> {
 
     /// Makes the process that goes on in the container's pid namespace. It is seen in there, and who has CAP_SYS_PTRACE has
     /// it in his hands: so it has nothing of the runtime's but the socket, and of its rights only what it needs for the filter
-    /// (CVE-2016-9962). Returns it to the one that has come so far.
-    fn enter_pids(&mut self) -> Result<Option<clone::Child>> {
+    /// (CVE-2016-9962).
+    pub fn enter_pids(&mut self) -> Result<()> {
+        if !self.enters {
+            return Ok(());
+        }
+        // What the parent does to this process, the new one inherits.
+        while !matches!(self.hear()?, ToChild::Enter) {}
+        faults::at("child", "after-enter")?;
         let listener = with_report(|(_, to)| match to {
             Some(Listener::Socket(socket)) => Some(socket.as_raw_fd()),
             _ => None,
@@ -206,15 +209,23 @@ impl Child<'_> {
         // What owns the others is never dropped: this process ends by execve or exit_group.
         let kept = listener.into_iter().chain([self.socket()?.as_raw_fd()]).chain(faults::descriptor()).collect();
         process::close_all_but(self.preserved.saturating_add(3), kept).doing("close the runtime's descriptors")?;
-        let entered = clone::clone3_for_parent(0, None).doing("make the process in the container's pid namespace")?;
-        if entered.is_none() {
-            process::setsid().doing("start a session")?;
-            if self.in_.plan.steps.iter().any(|step| matches!(step.op, Op::Console { .. })) {
-                super::console::take(rustix::stdio::stdin())?;
-            }
-            faults::at("child", "entered")?;
+        if let Some(entered) = clone::clone3_for_parent(0, None).doing("make the container's process")? {
+            let entered = FromChild::Entered(entered.pidfd);
+            let report = || sync::report(self.socket()?, &entered).doing("report who goes on");
+            faults::message("child", "entered", report)?;
+            process::exit_now(0);
         }
-        Ok(entered)
+        self.enters = false;
+        process::setsid().doing("start a session")?;
+        if self.in_.plan.steps.iter().any(|step| matches!(step.op, Op::Console { .. })) {
+            super::console::take(rustix::stdio::stdin())?;
+        }
+        faults::at("child", "born-in-the-pid-namespace")?;
+        let Some(path) = self.cwd_later.take() else { return Ok(()) };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open("/", flags, Mode::empty()).call("open", || "/".into()).doing("open the root")?;
+        std::mem::forget(std::mem::replace(&mut self.in_.rootfs, root)); // it is closed
+        self.try_cwd(&path, |_, _| false)
     }
 
     /// Waits until `start` says go. Whoever connects and leaves without a word only looked whether we wait.
@@ -239,7 +250,7 @@ impl Child<'_> {
                 // Kept before anything can fail: its end of file is the word to read the page.
                 let peer = self.started.insert(peer);
                 return faults::message("child", "answer", || {
-                    sync::report(peer, &FromChild::Ready(None)).doing("answer to start")
+                    sync::report(peer, &FromChild::Ready).doing("answer to start")
                 });
             }
         }

@@ -311,6 +311,7 @@ impl Child<'_> {
             Op::User { uid, gid, groups, umask } => self.user(*uid, *gid, groups, *umask),
             Op::Capabilities { sets, until_exec } => self.capabilities(sets, *until_exec),
             Op::NoNewPrivs => process::set_no_new_privs().doing("forbid new privileges"),
+            Op::EnterPids => self.enter_pids(),
             Op::LookUp { args } => self.look_up(args),
             Op::Ready { seccomp } => self.ready(*seccomp),
             Op::AwaitStart => self.await_start(),

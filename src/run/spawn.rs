@@ -118,7 +118,7 @@ impl Spawn<'_> {
             Err(_) if half.prepared.unit.is_some() && half.child.as_ref().is_some_and(|c| has_ended(c, 0)) => {}
             Err(e) => return Err(e),
         }
-        self.wait_ready(&ours, half)?;
+        self.wait_ready(&ours, half, enters)?;
         Ok(ours)
     }
 
@@ -167,30 +167,41 @@ impl Spawn<'_> {
         }
     }
 
-    fn wait_ready(&mut self, socket: &OwnedFd, half: &mut Half) -> Result<()> {
+    fn wait_ready(&mut self, socket: &OwnedFd, half: &mut Half, mut enters: bool) -> Result<()> {
         faults::at("parent", "before-ready")?;
-        loop {
+        let mut ready = false;
+        while enters || !ready {
             self.wait(socket.as_fd(), half)?;
             let word = match sync::listen(socket.as_fd()) {
                 Err(e) if e.errno == Errno::ECONNRESET => Ok(None), // it has ended with a message of ours unread
                 word => word,
             };
-            return match word.doing("wait for the container's process")? {
-                Some(FromChild::Hooks) => {
-                    self.runtime_hooks(socket, half)?;
-                    continue;
+            match word.doing("wait for the container's process")? {
+                Some(FromChild::Hooks) => self.runtime_hooks(socket, half)?,
+                Some(FromChild::Entered(pidfd)) => {
+                    faults::at("parent", "after-entered")?;
+                    self.change(pidfd, half)?;
+                    enters = false;
                 }
-                Some(FromChild::Ready(pidfd)) => {
+                Some(FromChild::Ready) => {
                     faults::at("parent", "after-ready")?;
-                    pidfd.map_or(Ok(()), |pidfd| self.change(pidfd, half))
+                    ready = true;
                 }
                 Some(FromChild::Failed(report)) => {
                     faults::at("parent", "after-failed")?;
-                    Err(explain(report.error()))
+                    return Err(explain(report.error()));
                 }
-                None => Err(self.died(half)),
-            };
+                None => return Err(self.died(half)),
+            }
+            if ready && let Some(first) = half.child.as_ref().filter(|_| enters) {
+                // It says whom it has made before it ends.
+                self.wait(first.pidfd.as_fd(), half)?;
+                if socket::wait_any([socket.as_fd()], Some(0)).doing("wait for the container's process")? == [false] {
+                    return Err(self.died(half));
+                }
+            }
         }
+        Ok(())
     }
 
     /// The child has made the one that takes its place, and ends.

@@ -41,13 +41,13 @@ pub fn start(container: &Container) -> Result<()> {
             break;
         }
         match sync::listen(peer.as_fd()) {
-            Ok(Some(FromChild::Ready(_))) => {
+            Ok(Some(FromChild::Ready)) => {
                 faults::at("starter", "after-answer")?;
                 lock = None;
             }
             Ok(Some(FromChild::Failed(report))) => return Err(explain(report.error())),
             Ok(None) => break,
-            Ok(Some(FromChild::Hooks)) | Err(_) => return Err(stopped()),
+            Ok(Some(FromChild::Hooks | FromChild::Entered(_))) | Err(_) => return Err(stopped()),
         }
     }
     faults::at("starter", "after-end")?;

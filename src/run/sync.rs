@@ -8,8 +8,9 @@
 //! | the mounts are made        | child → parent   | `Hooks`                 | the parent runs hooks, if there are some         |
 //! | the hooks have run         | parent → child   | `Hooked`                | the child goes on                                |
 //! | a step failed              | child → parent   | `Failed`                | the child exits                                  |
-//! | the parent's steps done    | parent → child   | `Enter` (in `exec`)     | it makes the one in the pid namespace, and exits |
-//! | all steps done             | child → parent   | `Ready` (+ its pidfd)   | the parent writes the state                      |
+//! | the parent's steps done    | parent → child   | `Enter` (in `exec`)     | it makes the one in the pid namespace            |
+//! | that one is made           | child → parent   | `Entered` + its pidfd   | it exits; the new one goes on meanwhile          |
+//! | all steps done             | child → parent   | `Ready`                 | the parent writes the state                      |
 //! | state written              | parent → child   | `Go` (+ page in `run`)  | the child waits for `start`, or executes (`run`) |
 //! | it waits for `start`       | child → parent   | the end of file         | `create` ends                                    |
 //! | start                      | starter → child  | `Go` + page             | the child answers `Ready`                        |
@@ -50,8 +51,10 @@ pub enum ToChild {
 /// What the child tells.
 #[derive(Debug)]
 pub enum FromChild {
-    /// All steps up to here are done; with the pidfd of the process that has taken the place of the one that says it.
-    Ready(Option<OwnedFd>),
+    /// The process of this pidfd takes the place of the one that says it; that one's words may come first.
+    Entered(OwnedFd),
+    /// All steps up to here are done.
+    Ready,
     /// It is time for the hooks of the runtime.
     Hooks,
     /// A step failed.
@@ -154,8 +157,8 @@ pub fn hear(socket: BorrowedFd<'_>) -> sys::Result<Option<ToChild>> {
 /// Sends one message from the child.
 pub fn report(socket: impl AsFd, message: &FromChild) -> sys::Result<()> {
     match message {
-        FromChild::Ready(None) => socket::send(socket, b"R"),
-        FromChild::Ready(Some(pidfd)) => socket::send_fd(socket, b"R", pidfd.as_fd()),
+        FromChild::Entered(pidfd) => socket::send_fd(socket, b"N", pidfd.as_fd()),
+        FromChild::Ready => socket::send(socket, b"R"),
         FromChild::Hooks => socket::send(socket, b"H"),
         FromChild::Failed(report) => socket::send(socket, &[b"E".as_slice(), &report.to_bytes()].concat()),
     }
@@ -176,7 +179,8 @@ fn listen_once(socket: BorrowedFd<'_>) -> sys::Result<Option<FromChild>> {
     let Some((bytes, fd)) = socket::receive(socket, LONGEST)? else { return Ok(None) };
     let unexpected = || SysError::new("recvmsg", "a message of no known kind", Errno::EPROTO);
     match bytes.split_first() {
-        Some((b'R', _)) => Ok(Some(FromChild::Ready(fd))),
+        Some((b'N', _)) => fd.map(FromChild::Entered).map(Some).ok_or_else(unexpected),
+        Some((b'R', _)) => Ok(Some(FromChild::Ready)),
         Some((b'H', _)) => Ok(Some(FromChild::Hooks)),
         Some((b'E', rest)) => Report::from_bytes(rest).map(FromChild::Failed).map(Some).ok_or_else(unexpected),
         _ => Err(unexpected()),

@@ -47,6 +47,9 @@ static void look(int pid, long *refused)
 	for (int i = 3; i < 64; i++) {
 		snprintf(path, sizeof path, "/proc/%d/fd/%d", pid, i);
 		int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+		// Its own descriptor is what it has got, whatever the other does meanwhile.
+		if (fd >= 0)
+			snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
 		n = readlink(path, link, sizeof link - 1);
 		if (fd < 0 && n < 0)
 			continue;
