@@ -34,6 +34,12 @@ fn say(what: &str, process: &str, point: &impl Display) {
     }
 }
 
+/// Where the points are told, which stays open.
+#[cfg(feature = "faults")]
+pub fn descriptor() -> Option<std::os::fd::RawFd> {
+    stderr().map(std::os::fd::AsRawFd::as_raw_fd)
+}
+
 /// Acts if the point is one of those asked for.
 #[cfg(feature = "faults")]
 pub fn at(process: &str, point: impl Display) -> Result<()> {
@@ -64,6 +70,13 @@ pub fn at(process: &str, point: impl Display) -> Result<()> {
 pub fn skips(op: &Op) -> bool {
     let kind = serde_json::to_value(op).ok().and_then(|v| v["do"].as_str().map(str::to_owned));
     asked().split(',').any(|fault| fault.strip_prefix("skip:").is_some_and(|k| kind.as_deref() == Some(k)))
+}
+
+/// There is none.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+pub fn descriptor() -> Option<std::os::fd::RawFd> {
+    None
 }
 
 /// Does nothing: the shipped binary has no faults.

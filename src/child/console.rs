@@ -18,6 +18,11 @@ const SLAVES: std::ops::RangeInclusive<u32> = 136..=143;
 /// include/uapi/linux/magic.h
 const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 
+/// Makes it the controlling terminal of this session.
+pub fn take(terminal: impl AsFd) -> Result<()> {
+    rustix::process::ioctl_tiocsctty(terminal).call("ioctl", || "TIOCSCTTY".into()).doing("take the terminal")
+}
+
 impl Child<'_> {
     /// Makes the terminal and becomes the leader of its session. `size` is rows and columns; `bind` puts it on /dev/console.
     ///
@@ -49,7 +54,10 @@ impl Child<'_> {
             .doing("hand the terminal over")?;
         let Some(receiver) = self.in_.console.take() else { return Err(Error::new("nobody takes the terminal")) };
         socket::send_fd(&receiver, name.to_bytes(), master.as_fd()).doing("hand the terminal over")?;
-        rustix::process::ioctl_tiocsctty(&slave).call("ioctl", || "TIOCSCTTY".into()).doing("take the terminal")?;
+        // Else the one that is made for the pid namespace takes it: with the end of a session's leader it would be hung up.
+        if !self.enters {
+            take(&slave)?;
+        }
         for to in [rustix::stdio::dup2_stdin, rustix::stdio::dup2_stdout, rustix::stdio::dup2_stderr] {
             to(&slave).call("dup2", || "the terminal".into()).doing("put the terminal on stdio")?;
         }

@@ -1,6 +1,6 @@
 //! From the container's root to its process: names, limits, user, capabilities, the start, the filter, execve(2).
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -9,11 +9,11 @@ use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Uid
 use super::{Child, Listener, with_report};
 use crate::error::{Doing, Error, Result};
 use crate::faults;
-use crate::plan::{self, Capabilities, Environment, Groups};
+use crate::plan::{self, Capabilities, Environment, Groups, Op};
 use crate::run::sync::{self, FromChild, ToChild};
 use crate::sys::page::Page;
 use crate::sys::process::{self, Exec};
-use crate::sys::{Call, SysError, errno_text, root, socket};
+use crate::sys::{Call, SysError, clone, errno_text, root, socket};
 
 impl Child<'_> {
     /// A sysctl, through a procfs that the container cannot have prepared.
@@ -43,6 +43,7 @@ impl Child<'_> {
     pub fn reset(&mut self, preserve_fds: u32) -> Result<()> {
         process::reset_affinity();
         process::reset_signals().doing("reset the signals")?;
+        self.preserved = preserve_fds;
         process::close_on_exec_from(preserve_fds.saturating_add(3)).doing("close descriptors at execve")
     }
 
@@ -90,14 +91,22 @@ impl Child<'_> {
         root::make_dir(&self.in_.rootfs, path).map(drop).doing("make the working directory").map_err(magic_link)
     }
 
-    /// Enters the working directory. Where root may not (NFS with root squash), the user tries later.
+    /// Enters the working directory. Where root may not (NFS with root squash), the user tries later; and what is in the
+    /// /proc of a pid namespace (/proc/self) is not there for who has yet to enter that.
     pub fn cwd(&mut self, path: &Path) -> Result<()> {
+        self.try_cwd(path, |child, errno| errno == Errno::EACCES || child.enters && errno == Errno::ENOENT)
+    }
+
+    fn try_cwd(&mut self, path: &Path, later: impl Fn(&Self, Errno) -> bool) -> Result<()> {
         match self.enter(path) {
-            Err(e) if e.errno == Errno::EACCES && self.cwd_later.is_none() => {
+            Err(e) if later(self, e.errno) => {
                 self.cwd_later = Some(path.to_owned());
                 Ok(())
             }
-            r => r.doing(format!("enter the working directory {}", path.display())).map_err(magic_link),
+            r => {
+                let entered = r.doing(format!("enter the working directory {}", path.display()));
+                entered.map_err(|e| magic_link(e).field("process.cwd"))
+            }
         }
     }
 
@@ -125,10 +134,10 @@ impl Child<'_> {
             // The change may have made the process dumpable (fs.suid_dumpable).
             process::set_nondumpable().doing("stay non-dumpable")?;
         }
-        if let Some(path) = self.cwd_later.clone() {
-            self.cwd(&path)?;
+        match self.cwd_later.take() {
+            Some(path) => self.try_cwd(&path, |child, errno| child.enters && errno == Errno::ENOENT),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The capability sets. `until_exec` is kept for the load of the filter; it is in no bounding, inheritable or ambient
@@ -162,27 +171,68 @@ impl Child<'_> {
         let report = || sync::report(self.socket()?, &FromChild::Ready).doing("report that all is ready");
         faults::message("child", "ready", report)?;
         loop {
-            match sync::hear(self.socket()?.as_fd()).doing("wait for the parent")? {
-                Some(ToChild::Filter(bpf, flags)) => {
-                    faults::at("child", "after-filter")?;
-                    self.filter = Some((bpf, flags));
+            if let ToChild::Go(page) = self.hear()? {
+                faults::at("child", "after-go")?;
+                if seccomp && self.filter.is_none() {
+                    return Err(Error::new("the parent sent no filter"));
                 }
-                Some(ToChild::Go(page)) => {
-                    faults::at("child", "after-go")?;
-                    if seccomp && self.filter.is_none() {
-                        return Err(Error::new("the parent sent no filter"));
-                    }
-                    // `run` sends the page at once. A `create` listens until we wait for `start`.
-                    if let Some(page) = page {
-                        let page = Page::map(page).doing("map the page for errors")?;
-                        with_report(|(_, to)| *to = Some(Listener::Page(page)));
-                    }
-                    return Ok(());
+                // `run` sends the page at once. A `create` listens until we wait for `start`.
+                if let Some(page) = page {
+                    let page = Page::map(page).doing("map the page for errors")?;
+                    with_report(|(_, to)| *to = Some(Listener::Page(page)));
                 }
-                Some(ToChild::Placed | ToChild::Hooked | ToChild::Mapped) => {}
-                None => process::exit_now(1),
+                return Ok(());
             }
         }
+    }
+
+    /// The next message of the parent, whose end is ours. A filter is kept.
+    pub fn hear(&mut self) -> Result<ToChild> {
+        match sync::hear(self.socket()?.as_fd()).doing("wait for the parent")? {
+            Some(ToChild::Filter(bpf, flags)) => {
+                faults::at("child", "after-filter")?;
+                self.filter = Some((bpf, flags));
+                Ok(ToChild::Filter(Vec::new(), flags))
+            }
+            Some(message) => Ok(message),
+            None => process::exit_now(1),
+        }
+    }
+
+    /// Makes the process that goes on in the container's pid namespace. It is seen in there, and who has CAP_SYS_PTRACE has
+    /// it in his hands: so it has nothing of the runtime's but the socket, and of its rights only what it needs for the filter
+    /// (CVE-2016-9962).
+    pub fn enter_pids(&mut self) -> Result<()> {
+        if !self.enters {
+            return Ok(());
+        }
+        // What the parent does to this process, the new one inherits.
+        while !matches!(self.hear()?, ToChild::Enter) {}
+        faults::at("child", "after-enter")?;
+        let listener = with_report(|(_, to)| match to {
+            Some(Listener::Socket(socket)) => Some(socket.as_raw_fd()),
+            _ => None,
+        });
+        // What owns the others is never dropped: this process ends by execve or exit_group.
+        let kept = listener.into_iter().chain([self.socket()?.as_raw_fd()]).chain(faults::descriptor()).collect();
+        process::close_all_but(self.preserved.saturating_add(3), kept).doing("close the runtime's descriptors")?;
+        if let Some(entered) = clone::clone3_for_parent(0, None).doing("make the container's process")? {
+            let entered = FromChild::Entered(entered.pidfd);
+            let report = || sync::report(self.socket()?, &entered).doing("report who goes on");
+            faults::message("child", "entered", report)?;
+            process::exit_now(0);
+        }
+        self.enters = false;
+        process::setsid().doing("start a session")?;
+        if self.in_.plan.steps.iter().any(|step| matches!(step.op, Op::Console { .. })) {
+            super::console::take(rustix::stdio::stdin())?;
+        }
+        faults::at("child", "born-in-the-pid-namespace")?;
+        let Some(path) = self.cwd_later.take() else { return Ok(()) };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open("/", flags, Mode::empty()).call("open", || "/".into()).doing("open the root")?;
+        std::mem::forget(std::mem::replace(&mut self.in_.rootfs, root)); // it is closed
+        self.try_cwd(&path, |_, _| false)
     }
 
     /// Waits until `start` says go. Whoever connects and leaves without a word only looked whether we wait.

@@ -10,7 +10,7 @@ use crate::faults;
 use crate::plan::Hook;
 use crate::run::hooks::{self, Place, Watch};
 use crate::run::sync::{self, FromChild, ToChild};
-use crate::sys::{Call, process};
+use crate::sys::Call;
 
 impl Child<'_> {
     /// Has the parent run its hooks. Its end is ours.
@@ -18,12 +18,10 @@ impl Child<'_> {
         let report = || sync::report(self.socket()?, &FromChild::Hooks).doing("ask for the hooks of the runtime");
         faults::message("child", "hooks", report)?;
         loop {
-            match sync::hear(self.socket()?.as_fd()).doing("wait for the hooks of the runtime")? {
-                Some(ToChild::Hooked) => return faults::at("child", "after-hooked"),
-                Some(ToChild::Filter(bpf, flags)) => self.filter = Some((bpf, flags)),
-                Some(ToChild::Placed | ToChild::Mapped) => {}
-                Some(ToChild::Go(_)) => return Err(Error::new("the parent said go before the hooks had run")),
-                None => process::exit_now(1),
+            match self.hear()? {
+                ToChild::Hooked => return faults::at("child", "after-hooked"),
+                ToChild::Go(_) => return Err(Error::new("the parent said go before the hooks had run")),
+                _ => {}
             }
         }
     }

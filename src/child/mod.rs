@@ -67,10 +67,15 @@ pub struct Inherited<'p> {
 pub struct Join {
     /// Its init, as a pidfd.
     pub init: OwnedFd,
-    /// The namespaces that take in children only (pid, time): joined by the parent before clone3.
-    pub before: i32,
-    /// The others: joined by the child.
-    pub after: i32,
+    /// `CLONE_NEW*`: its namespaces that are not ours.
+    pub namespaces: i32,
+}
+
+impl Join {
+    /// Whether the process is born in the container's pid namespace at the end of its steps, by a second clone3(2).
+    pub fn enters(&self) -> bool {
+        self.namespaces & libc::CLONE_NEWPID != 0
+    }
 }
 
 /// What the child gathers on its way.
@@ -89,6 +94,10 @@ struct Child<'p> {
     cwd_later: Option<PathBuf>,
     exec: Option<Exec>,
     filter: Option<(Vec<u8>, u32)>,
+    /// It has yet to be born in the pid namespace that it has joined.
+    enters: bool,
+    /// How many descriptors above stderr are the container's.
+    preserved: u32,
     started: Option<OwnedFd>,
 }
 
@@ -144,6 +153,8 @@ pub fn run(inherited: Inherited<'_>) -> ! {
         cwd_later: None,
         exec: None,
         filter: None,
+        enters: false,
+        preserved: 0,
         started: None,
     };
     if let Err(error) = child.begin() {
@@ -221,15 +232,16 @@ impl Child<'_> {
 
     /// Enters the container: one setns(2) for all namespaces, and its root.
     fn join(&mut self, join: &Join) -> Result<()> {
-        if join.after != 0 {
-            clone::setns(&join.init, join.after).doing("join the container's namespaces")?;
+        if join.namespaces != 0 {
+            clone::setns(&join.init, join.namespaces).doing("join the container's namespaces")?;
         }
-        if join.after & libc::CLONE_NEWUSER != 0 {
+        self.enters = join.enters();
+        if join.namespaces & libc::CLONE_NEWUSER != 0 {
             // A terminal should belong to root in there; if nobody is, it will do without.
             let _ = process::set_ids(0, 0);
             process::set_nondumpable().doing("stay non-dumpable")?;
         }
-        if join.after & libc::CLONE_NEWNS == 0 {
+        if join.namespaces & libc::CLONE_NEWNS == 0 {
             // Without a mount namespace of its own, the container is in its rootfs by chroot(2).
             rustix::process::fchdir(&self.in_.rootfs)
                 .call("fchdir", || "the rootfs".into())
@@ -299,6 +311,7 @@ impl Child<'_> {
             Op::User { uid, gid, groups, umask } => self.user(*uid, *gid, groups, *umask),
             Op::Capabilities { sets, until_exec } => self.capabilities(sets, *until_exec),
             Op::NoNewPrivs => process::set_no_new_privs().doing("forbid new privileges"),
+            Op::EnterPids => self.enter_pids(),
             Op::LookUp { args } => self.look_up(args),
             Op::Ready { seccomp } => self.ready(*seccomp),
             Op::AwaitStart => self.await_start(),

@@ -201,6 +201,9 @@ impl Op {
                 if *until_exec == 0 { "exactly these" } else { "and CAP_SYS_ADMIN until execve, to load the filter" },
             ),
             Op::NoNewPrivs => ("prctl(PR_SET_NO_NEW_PRIVS)".into(), "set-user-id files give nothing"),
+            Op::EnterPids => {
+                ("clone3(CLONE_PARENT)".into(), "who may trace it in there finds nothing of the runtime's")
+            }
             Op::LookUp { args } => {
                 let name = args.first().map(String::as_str).unwrap_or_default();
                 (format!("faccessat2({name:?}, X_OK)"), "so that create fails, and not start")

@@ -253,6 +253,8 @@ pub enum Op {
     Capabilities { sets: Capabilities, until_exec: u64 },
     /// No new privileges.
     NoNewPrivs,
+    /// Makes the process that goes on, in the pid namespace that it joins.
+    EnterPids,
     /// Finds the executable and checks that it may be executed.
     LookUp { args: Vec<String> },
     /// Reports that all is ready, and waits for the parent's word.

@@ -87,14 +87,14 @@ pub fn plan(
         mounts::root_propagation(spec, steps);
     }
     steps.child(field("process"), Op::ReopenDevNull);
-    until_execve(spec, facts, options, hooks, steps, log)
+    until_execve(spec, facts, options, hooks, false, steps, log)
 }
 
 /// A further process of a container.
 pub fn exec(spec: &Spec, facts: &Facts, options: &Options, steps: &mut Steps, log: &mut Vec<String>) -> Result<()> {
     seccomp(spec, steps);
     console(spec, false, steps);
-    until_execve(spec, facts, options, None, steps, log)
+    until_execve(spec, facts, options, None, true, steps, log)
 }
 
 /// The terminal, before /dev becomes read-only.
@@ -113,12 +113,14 @@ pub fn seccomp(spec: &Spec, steps: &mut Steps) {
     }
 }
 
-/// From the container's root on, what all its processes go through.
+/// From the container's root on, what all its processes go through; those that enter a pid namespace do so when nothing of
+/// the runtime's is needed any more.
 fn until_execve(
     spec: &Spec,
     facts: &Facts,
     options: &Options,
     hooks: Option<&Hooks>,
+    enters: bool,
     steps: &mut Steps,
     log: &mut Vec<String>,
 ) -> Result<()> {
@@ -154,6 +156,9 @@ fn until_execve(
     steps.child(field("process.capabilities"), Op::Capabilities { sets, until_exec });
     if no_new_privs {
         steps.child(field("process.noNewPrivileges"), Op::NoNewPrivs);
+    }
+    if enters {
+        steps.child(field("linux.namespaces"), Op::EnterPids);
     }
     let args = process.args().clone().unwrap_or_default();
     if args.is_empty() {

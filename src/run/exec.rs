@@ -1,5 +1,8 @@
 //! `exec`: one more process for a container that is there. It is born in the container's cgroup, joins all its namespaces by
 //! one setns(2) on init's pidfd, and goes the way of init from there.
+//!
+//! A pid namespace takes in children only, and who is born there is in the hands of those inside that have CAP_SYS_PTRACE:
+//! so a first process does all steps outside, closes what is the runtime's, and only then makes the one that executes.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -126,7 +129,7 @@ fn make(
     let socket = spawn.run(&mut inherited, half)?;
     // What is ready has sent it.
     let master = console.and_then(|c| c.from.as_ref()).map(console::receive).transpose()?;
-    spawn::go(&socket, Some(page), signals, || spawn.wait(&socket, half))?;
+    spawn::go(&socket, Some(page), signals, || spawn.wait(socket.as_fd(), half))?;
     // Only now: callers take the file for the sign that the command runs.
     if let Some(child) = &half.child {
         tell_caller(child, pid_file, pidfd_socket)?;
@@ -145,13 +148,13 @@ fn inherit<'p>(
     let (init, console) = (keep(init)?, console.map(keep).transpose()?);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let rootfs = &state.rootfs;
-    let (before, after) = namespaces(state.pid)?;
+    let namespaces = namespaces(state.pid)?;
     // Else these were those of another process, which has been given the pid since: perhaps the host's.
     if has_ended(state.pid, &init, 0) {
         return Err(stopped());
     }
     // With a mount namespace, its root takes this one's place.
-    let rootfs = if after & libc::CLONE_NEWNS == 0 { rootfs.as_path() } else { Path::new("/") };
+    let rootfs = if namespaces & libc::CLONE_NEWNS == 0 { rootfs.as_path() } else { Path::new("/") };
     let rootfs = rustix::fs::open(rootfs, flags, Mode::empty()).call("open", || format!("{rootfs:?}"));
     Ok(Inherited {
         plan,
@@ -165,13 +168,13 @@ fn inherit<'p>(
         console,
         joined: Vec::new(),
         hook_files: Default::default(),
-        join: Some(Join { init, before, after }),
+        join: Some(Join { init, namespaces }),
     })
 }
 
-/// The namespaces of init that are not ours: those that only children get into, and the others. To join one's own user
-/// namespace is EINVAL, and to join one's own mount namespace would leave the root.
-fn namespaces(pid: i32) -> Result<(i32, i32)> {
+/// The namespaces of init that are not ours. To join one's own user namespace is EINVAL, and to join one's own mount
+/// namespace would leave the root.
+fn namespaces(pid: i32) -> Result<i32> {
     const NAMES: [(i32, &str); 8] = [
         (libc::CLONE_NEWUSER, "user"),
         (libc::CLONE_NEWNS, "mnt"),
@@ -188,13 +191,13 @@ fn namespaces(pid: i32) -> Result<(i32, i32)> {
         Err(rustix::io::Errno::NOENT) => Ok(None),
         Err(e) => Err(e).call("stat", || path).doing("look at the container's namespaces"),
     };
-    let (mut before, mut after) = (0, 0);
+    let mut others = 0;
     for (flag, name) in NAMES {
         if inode(format!("/proc/{pid}/ns/{name}"))? != inode(format!("/proc/self/ns/{name}"))? {
-            *if matches!(name, "pid" | "time") { &mut before } else { &mut after } |= flag;
+            others |= flag;
         }
     }
-    Ok((before, after))
+    Ok(others)
 }
 
 /// The container's cgroup, or one below it.

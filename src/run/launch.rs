@@ -29,10 +29,6 @@ pub fn launch(
         flags &= !(libc::CLONE_NEWNS as u64); // the child enters the one that was made of the rootfs
     }
     let cgroup_fd = born_in.map(AsFd::as_fd);
-    if let Some(join) = inherited.as_ref().and_then(|i| i.join.as_ref()).filter(|j| j.before != 0) {
-        // Nobody is made after this one, so there is no way back.
-        clone::setns(&join.init, join.before).doing("join the container's namespaces")?;
-    }
     let antechamber = match plan.tree {
         Tree::Antechamber => Some(antechamber::open()?),
         _ => None,

@@ -1,6 +1,6 @@
 //! From clone3(2) until the child is ready, and on to its execve: what `create`, `run` and `exec` share.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::signalfd::SignalFd;
@@ -10,7 +10,7 @@ use super::sync::{self, FromChild, ToChild};
 use super::{antechamber, explain, hooks, launch, unit};
 use crate::cgroup::devices;
 use crate::cgroup::freeze::Watch;
-use crate::child::Inherited;
+use crate::child::{Inherited, Join};
 use crate::error::{Doing, Error, Result};
 use crate::faults;
 use crate::host;
@@ -95,6 +95,7 @@ impl Spawn<'_> {
             i.socket = None;
             i.placed
         });
+        let enters = inherited.as_ref().and_then(|i| i.join.as_ref()).is_some_and(Join::enters);
         let moved = match cgroup.filter(|_| !placed) {
             Some(cgroup) => cgroup.attach(pid).and_then(|()| {
                 let tell = || sync::tell(&ours, &ToChild::Placed).doing("tell the child that it was moved");
@@ -103,14 +104,21 @@ impl Spawn<'_> {
             None => Ok(()),
         };
         // An error of ours may only be the echo of the child's, whose own words are better.
-        match moved.and_then(|()| self.own_steps(&ours, half)) {
+        let enter = || match enters {
+            true => {
+                let tell = || sync::tell(&ours, &ToChild::Enter).doing("let the process enter the pid namespace");
+                faults::message("parent", "enter", tell)
+            }
+            false => Ok(()),
+        };
+        match moved.and_then(|()| self.own_steps(&ours, half)).and_then(|()| enter()) {
             Ok(()) => {}
             Err(e) if e.errno().is_some_and(is_gone) => {}
             // systemd takes away the cgroup of a child that has failed, while our steps still need it.
             Err(_) if half.prepared.unit.is_some() && half.child.as_ref().is_some_and(|c| has_ended(c, 0)) => {}
             Err(e) => return Err(e),
         }
-        self.wait_ready(&ours, half)?;
+        self.wait_ready(&ours, half, enters)?;
         Ok(ours)
     }
 
@@ -168,33 +176,59 @@ impl Spawn<'_> {
         }
     }
 
-    fn wait_ready(&mut self, socket: &OwnedFd, half: &mut Half) -> Result<()> {
+    fn wait_ready(&mut self, socket: &OwnedFd, half: &mut Half, mut enters: bool) -> Result<()> {
         faults::at("parent", "before-ready")?;
-        loop {
-            self.wait(socket, half)?;
+        let mut ready = false;
+        while enters || !ready {
+            self.wait(socket.as_fd(), half)?;
             let word = match sync::listen(socket.as_fd()) {
                 Err(e) if e.errno == Errno::ECONNRESET => Ok(None), // it has ended with a message of ours unread
                 word => word,
             };
-            return match word.doing("wait for the container's process")? {
-                Some(FromChild::Hooks) => {
-                    self.runtime_hooks(socket, half)?;
-                    continue;
+            match word.doing("wait for the container's process")? {
+                Some(FromChild::Hooks) => self.runtime_hooks(socket, half)?,
+                Some(FromChild::Entered(pidfd)) => {
+                    faults::at("parent", "after-entered")?;
+                    self.change(pidfd, half)?;
+                    enters = false;
                 }
-                Some(FromChild::Ready) => faults::at("parent", "after-ready"),
+                Some(FromChild::Ready) => {
+                    faults::at("parent", "after-ready")?;
+                    ready = true;
+                }
                 Some(FromChild::Failed(report)) => {
                     faults::at("parent", "after-failed")?;
-                    Err(explain(report.error()))
+                    return Err(explain(report.error()));
                 }
-                None => Err(self.died(Error::new(KILLED[0]), half)),
-            };
+                None => return Err(self.died(Error::new(KILLED[0]), half)),
+            }
+            if ready && let Some(first) = half.child.as_ref().filter(|_| enters) {
+                // It says whom it has made before it ends.
+                self.wait(first.pidfd.as_fd(), half)?;
+                if socket::wait_any([socket.as_fd()], Some(0)).doing("wait for the container's process")? == [false] {
+                    return Err(self.died(Error::new(KILLED[0]), half));
+                }
+            }
         }
+        Ok(())
     }
 
-    /// Waits until the child has said something or is gone; what it has said is better than any other reason to end.
-    pub fn wait(&mut self, socket: &OwnedFd, half: &Half) -> Result<()> {
+    /// The child has made the one that takes its place, and ends.
+    fn change(&mut self, pidfd: OwnedFd, half: &mut Half) -> Result<()> {
+        let pid = clone::pid_of(&pidfd).doing("ask for the pid of the container's process")?;
+        let Some(first) = half.child.replace(Child { pid, pidfd }) else { return Ok(()) };
+        let ends = self.wait(first.pidfd.as_fd(), half);
+        if ends.is_err() {
+            let _ = clone::pidfd_send_signal(&first.pidfd, libc::SIGKILL);
+        }
+        ends.and(clone::wait(&first.pidfd).map(drop).doing("wait for the process that has made the container's"))
+    }
+
+    /// Waits until the child has said something or is gone (its socket or pidfd can be read); what it has said is better than
+    /// any other reason to end.
+    pub fn wait(&mut self, child: BorrowedFd<'_>, half: &Half) -> Result<()> {
         loop {
-            let fds = [socket.as_fd(), self.signals.as_fd()];
+            let fds = [child, self.signals.as_fd()];
             let watch = if let Frozen::Paused(watch) = &self.frozen { Some(watch) } else { None };
             let watched = watch.and_then(Watch::poll_fd);
             let ([spoke, signalled], changed) =

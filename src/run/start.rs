@@ -47,7 +47,7 @@ pub fn start(container: &Container) -> Result<()> {
             }
             Ok(Some(FromChild::Failed(report))) => return Err(explain(report.error())),
             Ok(None) => break,
-            Ok(Some(FromChild::Hooks)) | Err(_) => return Err(stopped()),
+            Ok(Some(FromChild::Hooks | FromChild::Entered(_))) | Err(_) => return Err(stopped()),
         }
     }
     faults::at("starter", "after-end")?;

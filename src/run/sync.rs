@@ -8,6 +8,8 @@
 //! | the mounts are made        | child → parent   | `Hooks`                 | the parent runs hooks, if there are some         |
 //! | the hooks have run         | parent → child   | `Hooked`                | the child goes on                                |
 //! | a step failed              | child → parent   | `Failed`                | the child exits                                  |
+//! | the parent's steps done    | parent → child   | `Enter` (in `exec`)     | it makes the one in the pid namespace            |
+//! | that one is made           | child → parent   | `Entered` + its pidfd   | it exits; the new one goes on meanwhile          |
 //! | all steps done             | child → parent   | `Ready`                 | the parent writes the state                      |
 //! | state written              | parent → child   | `Go` (+ page in `run`)  | the child waits for `start`, or executes (`run`) |
 //! | it waits for `start`       | child → parent   | the end of file         | `create` ends                                    |
@@ -40,6 +42,8 @@ pub enum ToChild {
     Filter(Vec<u8>, u32),
     /// The hooks of the runtime have run.
     Hooked,
+    /// What the parent does to the process is done, so it may make the one that takes its place.
+    Enter,
     /// Go on: errors go to this page from now on.
     Go(Option<OwnedFd>),
 }
@@ -47,6 +51,8 @@ pub enum ToChild {
 /// What the child tells.
 #[derive(Debug)]
 pub enum FromChild {
+    /// The process of this pidfd takes the place of the one that says it; that one's words may come first.
+    Entered(OwnedFd),
     /// All steps up to here are done.
     Ready,
     /// It is time for the hooks of the runtime.
@@ -120,6 +126,7 @@ pub fn tell(socket: impl AsFd, message: &ToChild) -> sys::Result<()> {
         ToChild::Placed => socket::send(socket, b"P"),
         ToChild::Mapped => socket::send(socket, b"M"),
         ToChild::Hooked => socket::send(socket, b"K"),
+        ToChild::Enter => socket::send(socket, b"N"),
         ToChild::Filter(bpf, flags) => {
             let bytes: Vec<u8> = [b"F", flags.to_ne_bytes().as_slice(), bpf].concat();
             socket::send(socket, &bytes)
@@ -137,6 +144,7 @@ pub fn hear(socket: BorrowedFd<'_>) -> sys::Result<Option<ToChild>> {
         Some((b'P', _)) => Ok(Some(ToChild::Placed)),
         Some((b'M', _)) => Ok(Some(ToChild::Mapped)),
         Some((b'K', _)) => Ok(Some(ToChild::Hooked)),
+        Some((b'N', _)) => Ok(Some(ToChild::Enter)),
         Some((b'G', _)) => Ok(Some(ToChild::Go(fd))),
         Some((b'F', rest)) => {
             let (flags, bpf) = rest.split_first_chunk::<4>().ok_or_else(unexpected)?;
@@ -149,6 +157,7 @@ pub fn hear(socket: BorrowedFd<'_>) -> sys::Result<Option<ToChild>> {
 /// Sends one message from the child.
 pub fn report(socket: impl AsFd, message: &FromChild) -> sys::Result<()> {
     match message {
+        FromChild::Entered(pidfd) => socket::send_fd(socket, b"N", pidfd.as_fd()),
         FromChild::Ready => socket::send(socket, b"R"),
         FromChild::Hooks => socket::send(socket, b"H"),
         FromChild::Failed(report) => socket::send(socket, &[b"E".as_slice(), &report.to_bytes()].concat()),
@@ -167,9 +176,10 @@ pub fn listen(socket: BorrowedFd<'_>) -> sys::Result<Option<FromChild>> {
 }
 
 fn listen_once(socket: BorrowedFd<'_>) -> sys::Result<Option<FromChild>> {
-    let Some((bytes, _)) = socket::receive(socket, LONGEST)? else { return Ok(None) };
+    let Some((bytes, fd)) = socket::receive(socket, LONGEST)? else { return Ok(None) };
     let unexpected = || SysError::new("recvmsg", "a message of no known kind", Errno::EPROTO);
     match bytes.split_first() {
+        Some((b'N', _)) => fd.map(FromChild::Entered).map(Some).ok_or_else(unexpected),
         Some((b'R', _)) => Ok(Some(FromChild::Ready)),
         Some((b'H', _)) => Ok(Some(FromChild::Hooks)),
         Some((b'E', rest)) => Report::from_bytes(rest).map(FromChild::Failed).map(Some).ok_or_else(unexpected),

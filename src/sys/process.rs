@@ -1,7 +1,7 @@
 //! What a process is: ids, capabilities, limits, signals, seccomp, execve(2), its end.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use nix::errno::Errno;
 use rustix::process::{DumpableBehavior, Gid, Resource, Rlimit, Uid};
@@ -250,6 +250,20 @@ pub fn close_on_exec_from(first: u32) -> Result<()> {
     // SAFETY: integers only; the flag closes nothing that somebody owns, before execve.
     let r = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if r == 0 { Ok(()) } else { Err(SysError::last("close_range", format!("{first}, CLOEXEC"))) }
+}
+
+/// Closes every descriptor from `first` on, but for those of `kept`.
+pub fn close_all_but(first: u32, mut kept: Vec<RawFd>) -> Result<()> {
+    kept.sort_unstable();
+    let mut from = first;
+    for end in kept.into_iter().filter_map(|fd| u32::try_from(fd).ok()).chain([u32::MAX]) {
+        // SAFETY: integers only; the caller sees to it that nothing that it closes is used any more.
+        if end > from && unsafe { libc::syscall(libc::SYS_close_range, from, end - 1, 0) } != 0 {
+            return Err(SysError::last("close_range", format!("{from}, {}", end - 1)));
+        }
+        from = from.max(end.saturating_add(1));
+    }
+    Ok(())
 }
 
 /// Argument vectors for execve(2), made before the last moment: [`Exec::run`] allocates nothing.

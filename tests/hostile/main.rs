@@ -10,7 +10,6 @@
 //!
 //! | with | case |
 //! |---|---|
-//! | exec, born last | CVE-2016-9962 with CAP_SYS_PTRACE as well: it opens the runtime's descriptors until execve (`exec::SPY`) |
 //! | update, checkpoint | a line each in `harness::WAYS` |
 //! | checkpoint | CVE-2026-119101, CVE-2026-115520: links and `]:` in names at restore |
 //! | labels | CVE-2019-16884, CVE-2025-52881: a fake `attr/exec` |
