@@ -11,7 +11,7 @@ use crate::log::Log;
 use crate::plan::Options;
 use crate::run::create::{Created, Request};
 use crate::run::hooks::Watch;
-use crate::run::{cleanup, console, foreground, start as starting};
+use crate::run::{cleanup, console, foreground, rootless, start as starting};
 use crate::state::Store;
 use crate::sys::clone;
 
@@ -81,6 +81,7 @@ fn make(args: &Create, global: &Global, store: &Store, signals: &SignalFd, way: 
     options.preserve_fds = args.preserve_fds;
     socket_activation(&mut options);
     let (spec, config) = load(&args.bundle, &options.bundle, log)?;
+    rootless::enter(&spec)?;
     let terminal = spec.process().as_ref().is_some_and(|p| p.terminal() == Some(true));
     let console = console::prepare(terminal, args.console_socket.as_deref(), way != Way::Foreground)?;
     let request = Request {

@@ -26,7 +26,8 @@ pub fn resume(id: &str, store: &Store) -> Result<i32> {
 /// It has none (`--cgroup-manager=disabled`), or it is gone.
 pub fn cgroup(state: &State) -> Result<Cgroup> {
     let Some(at) = &state.cgroup else {
-        return Err(Error::new("the container has no cgroup").hint("it was created with --cgroup-manager=disabled"));
+        return Err(Error::new("the container has no cgroup")
+            .hint("it was created with --cgroup-manager=disabled, or by who may make no cgroup"));
     };
     cgroup::open_existing(&at.path)?.ok_or_else(|| Error::new("container not running: its cgroup has been removed"))
 }

@@ -70,10 +70,12 @@ pub fn facts(cgroup: Option<&cgroup::Host>) -> Result<Facts> {
     if kernel < (5, 14) {
         return Err(Error::new(format!("Linux {release} is too old: tare needs 5.14 or newer")));
     }
+    let own = process::permitted().doing("read the runtime's capabilities")?;
     Ok(Facts {
         open_tree_namespace: crate::sys::mount::has_open_tree_namespace(),
         privileged: is_privileged(),
-        permitted: process::permitted().doing("read the runtime's capabilities")?,
+        // Who has none here has all in the user namespace of his container.
+        permitted: if own == 0 { process::bounding() } else { own },
         kcore: Path::new("/proc/kcore").exists(),
         cgroup_root: cgroup.map(|c| c.root.clone()).unwrap_or_default(),
         own_cgroup: cgroup.map_or_else(|| "/".into(), |c| c.own.clone()),
@@ -102,11 +104,26 @@ pub fn write_oom_score_adj(pid: i32, value: i32) -> Result<()> {
         .doing("set oom_score_adj")
 }
 
-/// Maps the ids of the user namespace of a process of ours (user_namespaces(7)). Who has no capabilities may map his own id and
+/// Before and after a process is made that is to be given ids by who is not root. What is not dumpable has files in /proc that
+/// belong to root of the namespace in which its program was executed; where nobody is that, they belong to the host's. So it is
+/// dumpable until it has its ids: nobody is there yet who could make use of it.
+///
+/// # Errors
+/// prctl(2) fails.
+pub fn open_to_maps(open: bool) -> Result<()> {
+    match (euid(), open) {
+        (0, _) => Ok(()),
+        (_, true) => process::set_dumpable().doing("become dumpable"),
+        (_, false) => process::set_nondumpable().doing("stay non-dumpable"),
+    }
+}
+
+/// Maps the ids of the user namespace of a process of ours (user_namespaces(7)). Who has no CAP_SETUID may map his own id and
 /// no other; for more there are newuidmap(1) and newgidmap(1), which look into /etc/subuid and /etc/subgid.
 pub fn write_id_maps(pid: i32, maps: &Maps) -> Result<()> {
     let (uid, gid) = (euid(), egid());
-    let alone = uid != 0;
+    const SETUID: u64 = 1 << 7;
+    let alone = process::permitted().doing("read the runtime's capabilities")? & SETUID == 0;
     for (name, lines, own, helper, field) in [
         ("uid_map", &maps.uids, uid, "newuidmap", "linux.uidMappings"),
         ("gid_map", &maps.gids, gid, "newgidmap", "linux.gidMappings"),
@@ -165,13 +182,15 @@ fn map_by(helper: &str, pid: i32, lines: &[[u32; 3]]) -> Result<()> {
 /// A user namespace with these mappings, which lives as long as the descriptor: made by a process that does nothing else.
 pub fn user_namespace(maps: &Maps) -> Result<OwnedFd> {
     let (ours, theirs) = socket::pair().doing("make a socket pair")?;
-    let made = clone::clone3(libc::CLONE_NEWUSER as u64, None).doing("make a user namespace for its mappings")?;
-    let Some(child) = made else {
+    open_to_maps(true)?;
+    let made = clone::clone3(libc::CLONE_NEWUSER as u64, None).doing("make a user namespace for its mappings");
+    let Some(child) = made? else {
         drop(ours);
         let _ = socket::receive(&theirs, 1); // until the other end is closed, by us or by our end
         process::exit_now(0)
     };
     drop(theirs);
+    open_to_maps(false)?;
     let path = format!("/proc/{}/ns/user", child.pid);
     let open = || {
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;

@@ -322,6 +322,7 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options, log: &mut Vec<String>
     let needs_host = overlay_paths || hooks.as_ref().is_some_and(Hooks::look_inside);
     let tree = namespaces::tree(&namespaces, facts, options, needs_host)?;
 
+    process::oom_score_adj(spec, &mut steps);
     if namespaces.maps.is_some() {
         steps.after(Origin::field("linux.uidMappings"), Op::MapIds);
     }

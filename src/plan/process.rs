@@ -90,8 +90,16 @@ pub fn plan(
     until_execve(spec, facts, options, hooks, false, steps, log)
 }
 
+/// Before its ids are mapped: until then the process's files in /proc are the parent's, whoever that is.
+pub fn oom_score_adj(spec: &Spec, steps: &mut Steps) {
+    if let Some(value) = spec.process().as_ref().and_then(Process::oom_score_adj) {
+        steps.after(Origin::field("process.oomScoreAdj"), Op::OomScoreAdj { value });
+    }
+}
+
 /// A further process of a container.
 pub fn exec(spec: &Spec, facts: &Facts, options: &Options, steps: &mut Steps, log: &mut Vec<String>) -> Result<()> {
+    oom_score_adj(spec, steps);
     seccomp(spec, steps);
     console(spec, false, steps);
     until_execve(spec, facts, options, None, true, steps, log)
@@ -135,9 +143,6 @@ fn until_execve(
     for (origin, (resource, name, _, hard)) in &limits {
         let op = Op::RaiseRlimit { resource: *resource, name: name.clone(), hard: *hard };
         if user { steps.after(origin.clone(), op) } else { steps.child(origin.clone(), op) }
-    }
-    if let Some(value) = process.oom_score_adj() {
-        steps.after(field("process.oomScoreAdj"), Op::OomScoreAdj { value });
     }
     steps.child(field("process.env"), Op::Environment(environment(process, options)?));
 

@@ -12,6 +12,7 @@ mod hints;
 pub mod hooks;
 mod launch;
 mod prepare;
+pub mod rootless;
 mod spawn;
 pub mod start;
 pub mod sync;

@@ -86,7 +86,14 @@ impl Spawn<'_> {
         }
         let cgroup = half.prepared.cgroup.as_ref();
         let mut ours = Some(ours);
+        let mapped = self.plan.namespaces.maps.is_some();
+        if mapped {
+            host::open_to_maps(true)?;
+        }
         let child = launch::launch(self.plan, cgroup, inherited, &mut ours)?;
+        if mapped {
+            host::open_to_maps(false)?;
+        }
         let ours = ours.ok_or_else(|| Error::new("the socket pair was lost"))?;
         let pid = child.pid;
         half.child = Some(child);

@@ -43,6 +43,11 @@ pub fn set_nondumpable() -> Result<()> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).call("prctl", || "PR_SET_DUMPABLE, 0".into())
 }
 
+/// Takes [`set_nondumpable`] back.
+pub fn set_dumpable() -> Result<()> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable).call("prctl", || "PR_SET_DUMPABLE, 1".into())
+}
+
 /// PR_SET_NO_NEW_PRIVS.
 pub fn set_no_new_privs() -> Result<()> {
     rustix::thread::set_no_new_privs(true).call("prctl", || "PR_SET_NO_NEW_PRIVS, 1".into())
@@ -62,6 +67,12 @@ pub fn limit_bounding(keep: u64) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The bounding set, as far as the kernel knows capabilities.
+pub fn bounding() -> u64 {
+    let has = |cap: &u32| rustix::thread::capability_is_in_bounding_set(CapabilitySet::from_bits_retain(1 << cap));
+    (0..64).map_while(|cap| has(&cap).ok().map(|has| u64::from(has) << cap)).sum()
 }
 
 /// capset(2): effective, permitted, inheritable as bit masks.

@@ -1,0 +1,87 @@
+//! Who is not root may not open mounts, which all else rests on. In a user namespace of the runtime's own he may: one in which
+//! every id is the same as outside, so that config.json means the same. Then everything goes its usual way, and the
+//! container's user namespace is one below. (Who comes from Podman is in one already.)
+
+use std::ffi::CString;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+
+use oci_spec::runtime::Spec;
+
+use crate::error::{Doing, Error, Result};
+use crate::host;
+use crate::plan::{Maps, Namespaces};
+use crate::sys::{Call, clone, process, socket};
+
+const EXE: &str = "/proc/self/exe";
+/// Bit of CAP_SYS_ADMIN.
+const SYS_ADMIN: u64 = 1 << 21;
+
+/// For who has CAP_SYS_ADMIN where he is, nothing. Else this process goes on in namespaces of its own, and the program begins
+/// anew: only what was executed in there belongs to it (mm->user_ns), and can be given ids from there.
+///
+/// # Errors
+/// The container has no user namespace of its own; user namespaces are forbidden; the ids are not the caller's.
+pub fn enter(spec: &Spec) -> Result<()> {
+    if process::permitted().doing("read the runtime's capabilities")? & SYS_ADMIN != 0 {
+        return Ok(());
+    }
+    let Some(maps) = Namespaces::of(spec, false).maps else {
+        return Err(Error::new("who is not root needs a new user namespace for the container")
+            .field("linux.namespaces")
+            .hint("tare spec --rootless writes a config.json to start from"));
+    };
+    let identity = |lines: &[[u32; 3]], own: u32| {
+        let mut lines: Vec<[u32; 3]> = lines.iter().map(|[_, outside, count]| [*outside, *outside, *count]).collect();
+        lines.sort_unstable();
+        lines.dedup();
+        if !lines.iter().any(|[first, _, count]| own >= *first && own - first < *count) {
+            lines.push([own, own, 1]);
+        }
+        lines
+    };
+    let maps = Maps { uids: identity(&maps.uids, host::euid()), gids: identity(&maps.gids, host::egid()) };
+    let hint = "an ordinary user may be forbidden to make user namespaces: sysctl kernel.unprivileged_userns_clone, \
+                user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns";
+    // Its files in /proc are the caller's again, who must write there; the new program is not dumpable either.
+    host::open_to_maps(true)?;
+    let (ours, theirs) = socket::pair().doing("make a socket pair")?;
+    let pid = std::process::id().cast_signed();
+    // newuidmap and newgidmap must be run by who is still outside.
+    let Some(mapper) = clone::clone3(0, None).doing("make the process that maps ids")? else {
+        drop(ours);
+        let mapped = match socket::receive(&theirs, 1) {
+            Ok(Some(_)) => host::write_id_maps(pid, &maps),
+            _ => process::exit_now(1),
+        };
+        let words = mapped.err().map_or_else(|| b"+".to_vec(), |e| super::sync::Report::new(&e).to_bytes());
+        let _ = socket::send(&theirs, &words);
+        process::exit_now(0)
+    };
+    drop(theirs);
+    let apart = clone::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS).doing("make a user namespace for the runtime");
+    let told = apart.map_err(|e| e.hint(hint)).and_then(|()| {
+        socket::send(&ours, b"m")
+            .and_then(|()| socket::receive(&ours, 64 * 1024))
+            .doing("wait until the ids are mapped")
+    });
+    drop(ours);
+    clone::wait(&mapper.pidfd).doing("wait for the process that maps ids")?;
+    match told? {
+        Some((word, _)) if word == b"+" => {}
+        Some((report, _)) => {
+            let report = super::sync::Report::from_bytes(&report);
+            return Err(report.map_or_else(|| Error::new("map ids"), super::sync::Report::error));
+        }
+        None => return Err(Error::new("the process that maps ids was killed")),
+    }
+    // Who is not root loses at execve what is not ambient.
+    let all = process::permitted().doing("read the runtime's capabilities")?;
+    process::set_capabilities(all, all, all).doing("keep the capabilities over execve")?;
+    process::set_ambient(all).doing("keep the capabilities over execve")?;
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let file = rustix::fs::open(EXE, flags, rustix::fs::Mode::empty()).call("open", || EXE.into());
+    let argv = std::env::args_os().map(|a| CString::new(a.into_vec()).unwrap_or_default()).collect();
+    let error = process::exec_again(file.doing("begin anew in the user namespace")?.as_fd(), argv);
+    Err(Error::sys("begin anew in the user namespace", error))
+}
