@@ -33,6 +33,8 @@ pub struct Bed {
     pub config: Value,
     /// A program in front of tare, which executes it: `taskset`, `setpriv`.
     pub through: Vec<String>,
+    /// Another binary than `tare()`.
+    pub program: Option<PathBuf>,
     /// Keeps the mount namespace of `own_host`.
     host: Option<Child>,
 }
@@ -62,7 +64,7 @@ impl Bed {
         assert!(out.status.success(), "{out:?}");
         let mut config: Value = serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap();
         config["process"]["terminal"] = json!(false);
-        Bed { dir, config, through: Vec::new(), host: None }
+        Bed { dir, config, through: Vec::new(), program: None, host: None }
     }
 
     pub fn shell(&mut self, script: &str) -> &mut Bed {
@@ -184,8 +186,7 @@ impl Bed {
         fs::write(self.dir.join("config.json"), self.config.to_string()).unwrap();
         let mut words = self.enter_host();
         words.extend(self.through.iter().cloned());
-        let program = tare().to_string_lossy().into_owned();
-        words.push(program);
+        words.push(self.program.clone().unwrap_or_else(tare).to_string_lossy().into_owned());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).arg("--root").arg(self.dir.join("state")).args(args).current_dir(&self.dir);
         command
