@@ -328,7 +328,7 @@ fn exit_statuses_and_words() {
             (&["/bin"], "exec: \"/bin\": is a directory"),
             (&["/no-line"], "exec /no-line: exec format error"),
             (&["/bad"], "exec /bad: no such file or directory"),
-            (&[""], "process.args[0]: must not be empty"),
+            (&[""], "exec: \"\": executable file not found in $PATH"),
         ] {
             fails(&bed, detach, command, words);
         }

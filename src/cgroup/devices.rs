@@ -60,7 +60,7 @@ const fn allow(kind: Kind, major: Option<u32>, minor: Option<u32>, access: i32) 
 const MKNOD: [Rule; 2] = [allow(Kind::Char, None, None, M), allow(Kind::Block, None, None, M)];
 
 /// The devices that every container has (runtime-spec, config-linux.md, "Default Devices"), and the terminals' own.
-const DEFAULTS: [(&str, Rule); 8] = [
+const DEFAULTS: [(&str, Rule); 9] = [
     ("/dev/null", allow(Kind::Char, Some(1), Some(3), R | W | M)),
     ("/dev/random", allow(Kind::Char, Some(1), Some(8), R | W | M)),
     ("/dev/full", allow(Kind::Char, Some(1), Some(7), R | W | M)),
@@ -70,6 +70,8 @@ const DEFAULTS: [(&str, Rule); 8] = [
     // The slaves and the multiplexer of devpts: a mount of its own, not nodes of ours.
     ("", allow(Kind::Char, Some(136), None, R | W | M)),
     ("", allow(Kind::Char, Some(5), Some(2), R | W | M)),
+    // /dev/net/tun: no node of ours either, but VPNs in containers count on it (runc took it away in 1.2.0 and gave it back).
+    ("", allow(Kind::Char, Some(10), Some(200), R | W | M)),
 ];
 
 /// The rules of config.json (`linux.resources.devices`), and runc's defaults behind them. `nodes` is `linux.devices`: where

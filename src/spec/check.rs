@@ -86,10 +86,9 @@ fn process(spec: &Spec) -> Result<()> {
     let Some(process) = spec.process() else {
         return Err(bad("process", "missing: create and run need one"));
     };
-    match process.args().as_deref().unwrap_or_default() {
-        [] => return Err(bad("process.args", "must not be empty")),
-        [name, ..] if name.is_empty() => return Err(bad("process.args[0]", "must not be empty")),
-        _ => {}
+    // A name that is empty is one that is not found: so Go's LookPath has it, and engines know those words.
+    if process.args().as_ref().is_none_or(|args| args.is_empty()) {
+        return Err(bad("process.args", "must not be empty"));
     }
     let cwd = process.cwd();
     if cwd.as_os_str().is_empty() {

@@ -91,9 +91,10 @@ const DEFAULT: &[(u32, u32, u32, i32, bool)] = &[
     (CHAR, 5, 0, R | W, true), // tty
     (CHAR, 5, 2, R | W, true), // ptmx
     (CHAR, 136, 7, R | W, true),
-    (CHAR, 10, 200, M, true), // mknod of anything ...
+    (CHAR, 10, 200, R | W, true), // tun
+    (CHAR, 10, 234, M, true),     // mknod of anything ...
     (BLOCK, 8, 0, M, true),
-    (CHAR, 10, 200, R, false), // ... and no open of it
+    (CHAR, 10, 234, R, false), // ... and no open of it
     (BLOCK, 8, 0, R, false),
     (CHAR, 1, 1, R, false),     // mem
     (CHAR, 1, 11, R, false),    // kmsg
