@@ -198,7 +198,7 @@ const LIMITS: [(&str, &str); 9] = [
 const JUSTIFIED: &[(Runtime, &str, &str)] = &[
     (Runc, "CollectMode", "a scope that was killed for its memory would keep its name"),
     (Crun, "CollectMode", "the same"),
-    (Runc, "DeviceAllow", "runc allows /dev/net/tun (10:200) to everyone; a group is named as in /proc/devices"),
+    (Runc, "DeviceAllow", "runc names a group of devices by its number, systemd knows it by its name in /proc/devices"),
     (Crun, "DeviceAllow", "crun keeps its program in /sys/fs/bpf and gives systemd its path; ours stays without that"),
     (Crun, "DevicePolicy", "the same"),
     (Crun, "BPFProgram", "the same"),
