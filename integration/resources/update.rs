@@ -278,7 +278,7 @@ fn device_rules_are_exchanged_in_place() {
         let script = "mknod /dev/asked c 1 11; while :; do \
             if (: < /dev/asked) 2>/dev/null; then echo yes; else echo no; fi > /dev/shm/new && mv /dev/shm/new /dev/shm/asked; \
             (: < /dev/full) || : > /dev/shm/lost; done";
-        let mut it = Box::new("exchange", driver, json!({"devices": [none]}), script);
+        let mut it = Box::new("exchange", driver, json!({"devices": [none], "pids": {"limit": 20}}), script);
         std::os::unix::fs::symlink("busybox", it.bed.dir.join("rootfs/bin/mv")).unwrap();
         for set in ["bounding", "effective", "permitted"] {
             it.bed.config["process"]["capabilities"][set] = json!(["CAP_MKNOD", "CAP_SYSLOG"]);
@@ -299,6 +299,16 @@ fn device_rules_are_exchanged_in_place() {
             wait_for("no");
             assert!(!listed(), "systemd still lists what is allowed no more");
         }
+        // The last step is to save it: where that cannot be done, all is as it was.
+        let before = (settings(&it.dir), it.properties());
+        let state = it.bed.dir.join("state").join(it.bed.id());
+        sh(&format!("mount --bind {0} {0} && mount -o remount,bind,ro {0}", state.display()));
+        let words = refused(&it.update_json(json!({"devices": [none, rule(11)], "pids": {"limit": 5}})));
+        sh(&format!("umount {}", state.display()));
+        assert!(words.contains("EROFS"), "{words}");
+        assert_eq!((settings(&it.dir), it.properties()), before, "{driver:?}");
+        assert!(!listed(), "systemd keeps the rules that were refused");
+        wait_for("no");
         // Everything, and back: the program goes and comes.
         good(&it.update_json(json!({"devices": [{"allow": true, "access": "rwm"}]})));
         wait_for("yes");

@@ -3,12 +3,27 @@
 use std::os::fd::AsFd;
 
 use super::fs::{Cgroup, read, write};
-use super::limits::Write;
-use crate::error::{Error, Result};
+use super::limits::{Otherwise, Write};
+use crate::error::{Error, Origin, Result};
 
 /// What the files held before: file and value, in the order in which they were written.
 #[derive(Debug, Default)]
 pub struct Before(Vec<(String, String)>);
+
+impl Before {
+    /// As what would write it.
+    pub fn writes(&self) -> Vec<Write> {
+        let one = |(file, value): &(String, String)| Write {
+            file: file.clone().into(),
+            value: value.clone(),
+            controller: "cgroup".into(),
+            origin: Origin::field("linux.resources"),
+            otherwise: Otherwise::Fail,
+            unless_used: None,
+        };
+        self.0.iter().map(one).collect()
+    }
+}
 
 impl Cgroup {
     /// Writes the values. When the kernel refuses one, those that were written before it are taken back.

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::pause::cgroup;
+use crate::cgroup::Cgroup;
 use crate::cgroup::devices::{self, Others, Rule};
 use crate::cgroup::limits::{self, Write};
 use crate::cgroup::systemd::{Unit, bus, properties};
@@ -42,36 +43,48 @@ pub fn update(args: &Update, store: &Store, log: &mut Log) -> Result<i32> {
     merge(&mut config, &asked);
     let text = config.to_string();
     let mut warnings = Vec::new();
-    let (after, nodes) = resources(&text, &mut warnings)?;
+    let after = resources(&text, &mut warnings)?;
 
     let old = limits::writes(&before.0)?;
-    let mut all = limits::writes(&after)?;
+    let mut all = limits::writes(&after.0)?;
     let mut writes = all.clone();
     // What is asked for is written even if it was so: somebody else may have written the file since.
     writes.retain(|w| is_asked(&asked, &w.origin.field) || !old.contains(w));
-    let rules = match asked.get("devices") {
-        Some(_) => Some(devices::rules(after.devices().as_deref().unwrap_or_default(), &nodes)?),
-        None => None,
+    let rules = |(resources, nodes): &Resources| match asked.get("devices") {
+        Some(_) => devices::rules(resources.devices().as_deref().unwrap_or_default(), nodes).map(Some),
+        None => Ok(None),
     };
-    warnings.extend(limits::ignored(&after).iter().map(ToString::to_string));
+    let (old_rules, new_rules) = (rules(&before)?, rules(&after)?);
+    warnings.extend(limits::ignored(&after.0).iter().map(ToString::to_string));
     log.warnings(warnings);
 
-    let before = cgroup.replace(&writes)?;
+    let was = cgroup.replace(&writes)?;
     state.config = Some(RawValue::from_string(text).map_err(|e| Error::new(e.to_string()))?);
     let unit = state.cgroup.as_ref().and_then(|c| c.unit.as_ref());
+    let mut told = None;
     let rest = unit
         .map_or(Ok(()), |unit| {
-            tell_systemd(unit, &writes, rules.as_deref())?;
+            tell_systemd(unit, &writes, new_rules.as_deref())?;
+            told = Some(unit);
             // systemd writes all files that it has a property for, in its own words (a CPU quota is rounded).
             all.iter_mut().for_each(|w| w.unless_used = None);
             cgroup.apply(&all)
         })
-        .and_then(|()| match rules.map_or(Ok(()), |rules| devices::apply(&cgroup, &rules, Others::of(unit))) {
-            Err(e) if !host::is_privileged() && e.errno() == Some(Errno::EPERM) => Ok(()), // as at its start
-            done => done,
-        })
+        .and_then(|()| device_rules(&cgroup, new_rules.as_deref(), unit))
         .and_then(|()| container.write(&state));
-    rest.map(|()| 0).map_err(|e| cgroup.put_back(before, e))
+    rest.map(|()| 0).map_err(|e| {
+        // systemd first: it writes files, too.
+        let back = told.map_or(Ok(()), |unit| tell_systemd(unit, &was.writes(), old_rules.as_deref()));
+        let e = e.and(back).and(device_rules(&cgroup, old_rules.as_deref(), unit));
+        cgroup.put_back(was, e)
+    })
+}
+
+fn device_rules(cgroup: &Cgroup, rules: Option<&[Rule]>, unit: Option<&Unit>) -> Result<()> {
+    match rules.map_or(Ok(()), |rules| devices::apply(cgroup, rules, Others::of(unit))) {
+        Err(e) if !host::is_privileged() && e.errno() == Some(Errno::EPERM) => Ok(()), // as at its start
+        done => done,
+    }
 }
 
 /// systemd writes its files again at daemon-reload, from the properties.
