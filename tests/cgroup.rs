@@ -148,13 +148,13 @@ fn kill_all_reaches_what_is_left_after_init() {
         std::thread::yield_now();
     }
     let other = listed().into_iter().find(|p| p.to_string() != pid).unwrap();
-    ok(&bed, &["kill", &id, "KILL"]);
+    ok(&bed, &["kill", &id, "TERM"]);
     while bed.status() != "stopped" {
         std::thread::yield_now();
     }
     let lives = |pid: i32| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z "));
     assert!(lives(other), "the other process should have outlived init");
-    assert!(words(&bed.tare(&["kill", &id, "KILL"])).contains("container not running"));
+    assert!(words(&bed.tare(&["kill", &id, "TERM"])).contains("container not running"));
     ok(&bed, &["kill", "--all", &id, "KILL"]);
     while lives(other) {
         std::thread::yield_now();

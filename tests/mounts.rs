@@ -503,6 +503,20 @@ fn without_pivot_root() {
     );
 }
 
+/// What monitors of a host ask for. The antechamber, which is kept below /run, is in no copy of it.
+#[test]
+fn all_of_the_host() {
+    let mut bed = Bed::new("mounts-host");
+    bed.own_host();
+    bed.shell("true").prints(); // makes the antechamber
+    assert!(bed.on_host("cat /proc/self/mountinfo").contains("/run/tare/@tare/antechamber/mnt"));
+    bed.mount("/host", "bind", "/", &["rbind", "ro"]);
+    bed.mount("/run", "bind", "/run", &["rbind"]);
+    bed.shell("ls -d /host/proc/self/ns /run/tare; grep antechamber /proc/self/mountinfo; true");
+    all(bed.run(), 0, "/host/proc/self/ns\n/run/tare");
+    bed.nothing_left();
+}
+
 #[test]
 fn nothing_is_mounted_without_a_mount_namespace() {
     let mut bed = Bed::new("no-namespace");

@@ -151,6 +151,33 @@ fn devices_are_bound_and_usable() {
     }
 }
 
+/// Where nothing may be mounted no device can be bound: those of the image are there, and others are refused.
+#[test]
+fn devices_without_a_mount_namespace() {
+    let mut bed = Bed::new("ns-devices-none");
+    bed.namespaces(&["pid"], &[]).user_namespace(&[IDS], &[IDS]);
+    bed.config["mounts"] = json!([]);
+    bed.config["root"]["readonly"] = json!(false);
+    bed.config.as_object_mut().unwrap().remove("hostname");
+    for paths in ["maskedPaths", "readonlyPaths"] {
+        bed.config["linux"].as_object_mut().unwrap().remove(paths);
+    }
+    fs::create_dir(bed.dir.join("rootfs/dev")).unwrap();
+    bed.on_host("mknod -m 666 rootfs/dev/null c 1 3");
+    bed.config["linux"]["devices"] = json!([{"path": "/dev/pipe", "type": "p", "fileMode": 0o600}]);
+    bed.own_rootfs(IDS[1], IDS[1]);
+    bed.shell("ls /dev; echo > /dev/null");
+    let out = bed.tare(&["run", &bed.id()]);
+    let core = if Path::new("/proc/kcore").exists() { "core\n" } else { "" };
+    let seen = String::from_utf8_lossy(&out.stdout);
+    assert_eq!(seen, format!("{core}fd\nnull\npipe\nptmx\nstderr\nstdin\nstdout\n"), "{out:?}");
+    bed.config["linux"]["devices"] = json!([{"path": "/dev/null", "type": "c", "major": 1, "minor": 3}]);
+    let out = bed.tare(&["run", &bed.id()]);
+    let words = "tare: linux.devices[0] (/dev/null): in a user namespace a device needs a new mount namespace";
+    assert!(String::from_utf8_lossy(&out.stderr).starts_with(words), "{out:?}");
+    bed.nothing_left();
+}
+
 #[test]
 fn mounts_of_all_kinds() {
     let mut bed = in_user_namespace("ns-mounts");

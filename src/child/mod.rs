@@ -19,7 +19,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Doing, Error, Origin, Result};
 use crate::faults;
-use crate::plan::{Actor, NEWTIME, Op, Plan};
+use crate::plan::{Actor, By, Op, Plan};
 use crate::run::gate;
 use crate::run::hooks::Files;
 use crate::run::sync::{self, FromChild, Report, ToChild};
@@ -194,8 +194,8 @@ impl Child<'_> {
 
     /// The namespaces that are joined by path. Those that only children get into were joined by the parent.
     fn join_namespaces(&mut self) -> Result<()> {
-        let children_only = libc::CLONE_NEWPID as u64 | NEWTIME;
-        for namespace in std::mem::take(&mut self.in_.joined).iter().filter(|n| n.flag & children_only == 0) {
+        let joined = std::mem::take(&mut self.in_.joined);
+        for namespace in joined.iter().filter(|n| self.in_.plan.namespaces.by(n.flag) == Some(By::Child)) {
             let joined = clone::setns(&namespace.file, namespace.flag as i32).doing("join the namespace");
             joined.map_err(|e| e.field(namespace.field.clone()))?;
         }

@@ -8,27 +8,34 @@ use nix::sys::signal::Signal;
 use crate::cgroup;
 use crate::cli::Kill;
 use crate::error::{Doing, Error, Result};
-use crate::state::{Action, Status, Store};
+use crate::plan::{By, Namespaces};
+use crate::spec;
+use crate::state::{Action, State, Status, Store};
 use crate::sys::clone;
 
 /// `tare kill`. With `--all` it is no error if init is dead already: engines send that to what is left of a container
-/// that shares its pid namespace.
+/// that shares its pid namespace. There a SIGKILL goes to all, too, as with runc: the end of init is not that of the others.
 pub fn kill(args: &Kill, store: &Store) -> Result<i32> {
     let id = args.args.first().map(String::as_str).unwrap_or_default();
     let signal = number(args.args.get(1).map_or("SIGTERM", String::as_str))?;
     let container = store.open(id)?;
     let state = container.load()?;
-    if args.all {
-        let Some(path) = state.cgroup.as_ref().map(|c| &c.path) else {
-            return Err(Error::new("the container has no cgroup, so its processes are not known").field("--all"));
-        };
-        if let Some(cgroup) = cgroup::open_existing(path)? {
-            match signal {
-                libc::SIGKILL => cgroup.kill_all()?,
-                _ => cgroup.signal_all(|pidfd| clone::pidfd_send_signal(pidfd, signal))?,
+    if args.all || (signal == libc::SIGKILL && !state.creating && shares_pids(&state)?) {
+        let cgroup = match &state.cgroup {
+            Some(at) => cgroup::open_existing(&at.path)?,
+            None if args.all => {
+                return Err(Error::new("the container has no cgroup, so its processes are not known").field("--all"));
             }
+            None => None,
+        };
+        match &cgroup {
+            Some(cgroup) if signal == libc::SIGKILL => cgroup.kill_all()?,
+            Some(cgroup) => cgroup.signal_all(|pidfd| clone::pidfd_send_signal(pidfd, signal))?,
+            None => {}
         }
-        return Ok(0);
+        if args.all || cgroup.is_some() {
+            return Ok(0);
+        }
     }
     let status = container.status(&state)?;
     status.allows(Action::Kill)?;
@@ -39,6 +46,13 @@ pub fn kill(args: &Kill, store: &Store) -> Result<i32> {
         r => r.doing("send the signal"),
     }?;
     Ok(0)
+}
+
+/// Whether it has no pid namespace of its own: the host's, or one that it joined.
+fn shares_pids(state: &State) -> Result<bool> {
+    let Some(config) = &state.config else { return Ok(false) };
+    let spec = spec::parse(config.get(), &mut Vec::new())?;
+    Ok(Namespaces::of(&spec, false).by(libc::CLONE_NEWPID as u64) != Some(By::Clone))
 }
 
 /// A number, or a name with or without SIG, in any case.

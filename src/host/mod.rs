@@ -197,7 +197,9 @@ pub fn user_namespace(maps: &Maps) -> Result<OwnedFd> {
         let file = rustix::fs::open(path.as_str(), flags, rustix::fs::Mode::empty()).call("open", || path.clone());
         file.doing("open the user namespace")
     };
-    let namespace = write_id_maps(child.pid, maps).and_then(|()| open());
+    // They are a mount's, whose field the caller knows, and not linux.uidMappings.
+    let written = write_id_maps(child.pid, maps).map_err(|e| Error { origin: None, ..e });
+    let namespace = written.and_then(|()| open());
     drop(ours);
     clone::wait(&child.pidfd).doing("wait for the maker of the user namespace")?;
     namespace

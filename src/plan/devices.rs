@@ -39,7 +39,10 @@ pub fn plan(spec: &Spec, facts: &Facts, steps: &mut Steps) -> Result<()> {
     if is_bound(spec) {
         return Ok(());
     }
-    let user = Namespaces::of(spec, false).user() || !facts.privileged;
+    let namespaces = Namespaces::of(spec, false);
+    let user = namespaces.user() || !facts.privileged;
+    // Nobody may bind them where the mounts are the host's.
+    let none = user && !namespaces.mount();
     let node = |op: Op, origin: Origin, steps: &mut Steps| match op {
         // Nobody in a user namespace can make a device: the host's is bound (a fifo anybody can make).
         Op::Device { path, kind, major, minor, .. } if user && kind != DeviceKind::Fifo => {
@@ -67,6 +70,9 @@ pub fn plan(spec: &Spec, facts: &Facts, steps: &mut Steps) -> Result<()> {
         let (path, kind) = (PathBuf::from(path), DeviceKind::Char);
         let origin = Origin::new("default devices", path.display().to_string());
         let (mode, uid, gid) = (0o666, 0, 0);
+        if none {
+            continue; // those of the image, if it has any
+        }
         node(Op::Device { path, kind, major, minor, mode, uid, gid }, origin, steps);
     }
     for (i, (device, path)) in own.iter().zip(own_paths).enumerate() {
@@ -77,6 +83,10 @@ pub fn plan(spec: &Spec, facts: &Facts, steps: &mut Steps) -> Result<()> {
             LinuxDeviceType::P => DeviceKind::Fifo,
             LinuxDeviceType::A => return Err(Error::new("type must be c, u, b or p").at(origin)),
         };
+        if none && kind != DeviceKind::Fifo {
+            let error = Error::new("in a user namespace a device needs a new mount namespace: it is the host's, bound");
+            return Err(error.at(origin));
+        }
         let number = |n: i64, what: &str| {
             u32::try_from(n).map_err(|_| Error::new(format!("{what} {n} is not a device number")).at(origin.clone()))
         };

@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 /// The mappings of a mount, and whether those below it get them, too. Without mappings of its own they are the container's.
 ///
 /// # Errors
-/// There are none, or they are not in crun's form: `idmap=uids=0-1-10#10-11-10;gids=0-100-10`.
+/// There are none, or only of users or groups; a range is none; they are not in crun's form:
+/// `idmap=uids=0-1-10#10-11-10;gids=0-100-10`.
 pub fn of(mount: &Mount, spec: &Spec) -> Result<Option<(Maps, bool)>> {
     let options = mount.options().as_deref().unwrap_or_default();
     let word = options.iter().find_map(|o| {
@@ -30,6 +31,13 @@ pub fn of(mount: &Mount, spec: &Spec) -> Result<Option<(Maps, bool)>> {
     };
     if maps.uids.is_empty() || maps.gids.is_empty() {
         return Err(Error::new("an idmapped mount needs mappings of users and of groups"));
+    }
+    let bad = |[inside, outside, count]: &&[u32; 3]| {
+        *count == 0 || inside.checked_add(*count).is_none() || outside.checked_add(*count).is_none()
+    };
+    if let Some([inside, outside, count]) = maps.uids.iter().chain(&maps.gids).find(bad) {
+        let range = format!("the mapping {inside} {outside} {count} is empty, or beyond the last id");
+        return Err(Error::new(range));
     }
     Ok(Some((maps, recursive)))
 }

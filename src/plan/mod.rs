@@ -25,7 +25,7 @@ use crate::sys::mount::{Attr, FsOption};
 
 pub use hooks::{Hook, Hooks};
 pub use mounts::{LONGEST_VALUE, may_cover_proc};
-pub use namespaces::{Joined, Maps, NEWTIME, Namespaces, Tree};
+pub use namespaces::{By, Joined, Maps, NEWTIME, Namespaces, Tree};
 pub use options::Propagation;
 pub use process::{Capabilities, Environment, Groups, candidates};
 

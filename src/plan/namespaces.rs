@@ -21,7 +21,7 @@ pub struct Namespaces {
     /// Made in clone3(2) if the child is born in its cgroup, else by the child once it was moved there: the root of a
     /// cgroup namespace is the cgroup that its maker is in.
     pub cgroup: bool,
-    /// Joined by path.
+    /// Joined by path, in this order.
     pub join: Vec<Joined>,
     /// The mappings of a new user namespace.
     pub maps: Option<Maps>,
@@ -38,6 +38,23 @@ pub struct Joined {
     pub path: PathBuf,
     /// `linux.namespaces[3]`
     pub field: String,
+}
+
+/// Which process makes a namespace, or joins it, and when. tests/data/namespaces.txt has examples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// Made by clone3(2).
+    Clone,
+    /// Made by the child, once its ids are mapped.
+    Late,
+    /// Made by clone3(2) if the child is born in its cgroup, else by the child once it was moved there.
+    Placed,
+    /// Joined (a time namespace: or made) by the parent, which only its child gets into, and which goes back after clone3(2).
+    Parent,
+    /// Joined by the child.
+    Child,
+    /// Joined (a time namespace: or made) by the process between the parent and the child.
+    Gate,
 }
 
 /// The lines of uid_map and gid_map: id inside, id outside, count (user_namespaces(7)).
@@ -101,9 +118,27 @@ impl Namespaces {
             namespaces.late = namespaces.early & late;
             namespaces.early &= !late;
         }
-        // The user namespace first: the others may belong to it.
-        namespaces.join.sort_by_key(|j| j.flag != libc::CLONE_NEWUSER as u64);
+        // The user namespace last: after that there is no right to join what belongs to the host.
+        namespaces.join.sort_by_key(|j| j.flag == libc::CLONE_NEWUSER as u64);
         namespaces
+    }
+
+    /// Which process makes or joins that of this kind (`CLONE_NEW*`); none if it is the host's.
+    pub fn by(&self, flag: u64) -> Option<By> {
+        const NEWPID: u64 = libc::CLONE_NEWPID as u64;
+        if self.joins(flag) {
+            return Some(match flag {
+                _ if self.gate() => By::Gate,
+                NEWPID | NEWTIME => By::Parent,
+                _ => By::Child,
+            });
+        }
+        match flag {
+            NEWTIME => self.time.as_ref().map(|_| if self.gate() { By::Gate } else { By::Parent }),
+            _ if self.early & flag != 0 => Some(By::Clone),
+            _ if self.late & flag != 0 => Some(By::Late),
+            _ => (self.cgroup && flag == libc::CLONE_NEWCGROUP as u64).then_some(By::Placed),
+        }
     }
 
     /// All that are made anew.
@@ -202,6 +237,63 @@ pub fn tree(namespaces: &Namespaces, facts: &Facts, options: &Options, long_opti
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// For the rows see the file. A container of each is run by tests/joined.rs.
+    #[test]
+    fn which_process_makes_or_joins_what() {
+        use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts};
+        let kinds = [User, Mount, Pid, Network, Ipc, Uts, Cgroup, Time];
+        let names = ["user", "mount", "pid", "network", "ipc", "uts", "cgroup", "time"];
+        let table = include_str!("../../tests/data/namespaces.txt");
+        let mut rows = table.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        assert!(rows.next().unwrap().split_whitespace().eq(names.into_iter().chain(["owner"])));
+        let mut count = 0;
+        for row in rows {
+            let mut cells = row.split_whitespace().map(|cell| cell.split_once(':').unwrap_or((cell, "")));
+            let cells: Vec<_> = kinds.iter().zip(names).zip(cells.by_ref()).collect();
+            let asked = cells.iter().filter(|(_, (how, _))| *how != "-").map(|((_, name), (how, _))| match *how {
+                "new" => serde_json::json!({"type": name}),
+                how => serde_json::json!({"type": name, "path": format!("/{how}/{name}")}),
+            });
+            let map = serde_json::json!([{"containerID": 0, "hostID": 1000, "size": 10}]);
+            let spec = serde_json::json!({"ociVersion": "1.2.0", "linux": {
+                "namespaces": asked.collect::<Vec<_>>(), "uidMappings": map, "gidMappings": map,
+            }});
+            let namespaces = Namespaces::of(&serde_json::from_value(spec).unwrap(), false);
+            let who = |by| match by {
+                None => "",
+                Some(By::Clone) => "clone",
+                Some(By::Late) => "late",
+                Some(By::Placed) => "placed",
+                Some(By::Parent) => "parent",
+                Some(By::Child) => "child",
+                Some(By::Gate) => "gate",
+            };
+            for ((kind, name), (_, by)) in &cells {
+                assert_eq!(who(namespaces.by(**kind as u64)), *by, "{name} of {row}");
+            }
+            // What is made of it: flags for clone3(2) and unshare(2), and what is joined, the user namespace last.
+            let flags = |which: &str| {
+                let chosen = cells.iter().filter(|(_, (_, by))| *by == which);
+                chosen.fold(0, |flags, ((kind, _), _)| flags | **kind as u64)
+            };
+            assert_eq!((namespaces.early, namespaces.late), (flags("clone"), flags("late")), "{row}");
+            let is = |kind: LinuxNamespaceType, how| cells.iter().any(|((k, _), cell)| **k == kind && cell.0 == how);
+            assert_eq!(namespaces.cgroup, is(Cgroup, "new"), "{row}");
+            assert_eq!(namespaces.maps.is_some(), is(User, "new"), "{row}");
+            assert_eq!(namespaces.time.is_some(), is(Time, "new"), "{row}");
+            let joined = cells.iter().filter(|(_, (how, _))| *how == "join").map(|((kind, _), _)| **kind as u64);
+            let mut joined: Vec<u64> = joined.collect();
+            joined.rotate_left(usize::from(is(User, "join")));
+            assert_eq!(namespaces.join.iter().map(|j| j.flag).collect::<Vec<_>>(), joined, "{row}");
+            let gate = flags("gate") != 0;
+            assert_eq!(namespaces.gate(), gate, "{row}");
+            assert_eq!(namespaces.gate_leaves_cgroups(), gate && is(Cgroup, "join"), "{row}");
+            assert_eq!(namespaces.mount(), is(Mount, "new"), "{row}");
+            count += 1;
+        }
+        assert!(count >= 40, "{count} rows");
+    }
 
     #[test]
     fn where_the_mount_namespace_comes_from() {

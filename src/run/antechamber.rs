@@ -184,20 +184,24 @@ fn bind(shared: &OwnedFd, pid: i32) -> Result<()> {
     let source = format!("/proc/{pid}/ns/mnt");
     let bind =
         || rustix::mount::mount_bind(source.as_str(), &file).call("mount", || format!("{source} → {file:?}, BIND"));
+    let set =
+        |path: &Path, propagation| mount::mount_setattr_at(CWD, path, Attr { propagation, ..Attr::default() }, false);
     match bind() {
         Err(e) if e.errno == Errno::EINVAL => {
             rustix::mount::mount_bind(&dir, &dir)
                 .call("mount", || format!("{dir:?}, BIND"))
                 .doing("keep the antechamber")?;
-            let private = Attr { propagation: libc::MS_PRIVATE, ..Attr::default() };
-            let kept = mount::mount_setattr_at(CWD, &dir, private, false).and_then(|()| bind());
+            let kept = set(&dir, libc::MS_PRIVATE).and_then(|()| bind());
             if kept.is_err() {
                 let _ = mount::detach(&dir); // or each container would add one
             }
             kept.doing("keep the antechamber")
         }
         r => r.doing("keep the antechamber"),
-    }
+    }?;
+    // So that no copy of the host's tree has it: nothing that holds an older mount namespace's file can be attached in a
+    // newer one (ELOOP), and a container may be given all of "/".
+    set(&file, libc::MS_UNBINDABLE).doing("keep the antechamber out of copies")
 }
 
 /// clone3(2) with the antechamber as the mount namespace that is copied. The parent is back in its own when this returns;

@@ -71,9 +71,7 @@ fn pass(
     if let Some(offsets) = &plan.namespaces.time {
         super::launch::new_time(offsets)?;
     }
-    let user = libc::CLONE_NEWUSER as u64;
-    let order = joined.iter().filter(|j| j.flag != user).chain(joined.iter().filter(|j| j.flag == user));
-    for namespace in order {
+    for namespace in &joined {
         clone::setns(&namespace.file, namespace.flag as i32)
             .doing("join the namespace")
             .map_err(|e| e.field(namespace.field.clone()))?;

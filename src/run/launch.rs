@@ -8,7 +8,7 @@ use super::{antechamber, gate};
 use crate::cgroup::Cgroup;
 use crate::child;
 use crate::error::{Doing, Error, Origin, Result};
-use crate::plan::{NEWTIME, Plan, Tree};
+use crate::plan::{By, NEWTIME, Plan, Tree};
 use crate::sys::{Call, clone};
 
 /// Makes the child. `ours` is the parent's end of the pair: the child must not have it, too, or it would never see the end
@@ -70,12 +70,9 @@ fn join_for_children(plan: &Plan, inherited: Option<&child::Inherited<'_>>) -> R
         file.doing("remember our own namespace")
     };
     let mut back = Vec::new();
-    for namespace in inherited.iter().flat_map(|i| &i.joined) {
-        let (name, flag) = match namespace.flag as i32 {
-            libc::CLONE_NEWPID => ("pid", libc::CLONE_NEWPID),
-            TIME => ("time", TIME),
-            _ => continue, // the child joins it
-        };
+    let ours = |namespace: &&gate::Open| plan.namespaces.by(namespace.flag) == Some(By::Parent);
+    for namespace in inherited.iter().flat_map(|i| &i.joined).filter(ours) {
+        let (name, flag) = if namespace.flag == NEWTIME { ("time", TIME) } else { ("pid", libc::CLONE_NEWPID) };
         back.push((own(name)?, flag));
         let joined = clone::setns(&namespace.file, flag).doing("join the namespace");
         joined.map_err(|e| e.field(namespace.field.clone()))?;
