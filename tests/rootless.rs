@@ -161,7 +161,14 @@ fn what_cannot_be_had_is_told() {
     for list in ["uidMappings", "gidMappings"] {
         bed.config["linux"].as_object_mut().unwrap().remove(list);
     }
-    refused(&bed, &["linux.namespaces: ", "needs a new user namespace", "tare spec --rootless"]);
+    refused(
+        &bed,
+        &[
+            "linux.namespaces: ",
+            "without CAP_SYS_ADMIN the container needs a new user namespace",
+            "tare spec --rootless",
+        ],
+    );
 
     bed.config = usual.clone();
     bed.config["linux"]["uidMappings"][0]["hostID"] = json!(0);

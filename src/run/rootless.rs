@@ -27,7 +27,7 @@ pub fn enter(spec: &Spec) -> Result<()> {
         return Ok(());
     }
     let Some(maps) = Namespaces::of(spec, false).maps else {
-        return Err(Error::new("who is not root needs a new user namespace for the container")
+        return Err(Error::new("without CAP_SYS_ADMIN the container needs a new user namespace")
             .field("linux.namespaces")
             .hint("tare spec --rootless writes a config.json to start from"));
     };
