@@ -11,10 +11,15 @@
     failing       docker, failing at its last step: a program of no format that the kernel executes
     terminal      docker with a terminal
     hooks         docker with hooks of all six kinds
+    userns        docker with a new user namespace, as with its userns-remap
+    joined        kubernetes in a pod with a user namespace (hostUsers: false): that, the network, ipc and uts are joined, the pid
+                  namespace is new. The environment variable HOLDER is the pid of a process that has them: see `holder()`
+    idmapped      userns with idmapped mounts: of mappings of their own, and of the container's; one is a new file system
 
 Limits are in none of them, since which controllers there are is the host's affair. `config(...)` is for other scripts to
 import: change what they like in the result and write it.
 """
+import contextlib
 import json
 import os
 import pathlib
@@ -163,6 +168,64 @@ def hooks(folder, args):
     return docker(folder, args) | {"hooks": {kind: [{"path": "/bin/true"}] for kind in kinds}}
 
 
+# Of nobody on the host.
+MAPPINGS = [{"containerID": 0, "hostID": 200000, "size": 65536}]
+
+
+def in_user_namespace(spec, folder):
+    """The root file system is root's in there."""
+    spec["linux"] |= {"uidMappings": MAPPINGS, "gidMappings": MAPPINGS}
+    rootfs(folder)
+    for path in [folder / "rootfs", *(folder / "rootfs").rglob("*")]:
+        os.lchown(path, *[MAPPINGS[0]["hostID"]] * 2)
+    return spec
+
+
+def userns(folder, args):
+    spec = docker(folder, args)
+    spec["linux"]["namespaces"].append({"type": "user"})
+    spec["linux"]["sysctl"]["net.ipv4.ping_group_range"] = "0 65535"  # groups that are mapped
+    return in_user_namespace(spec, folder)
+
+
+@contextlib.contextmanager
+def holder():
+    """A process as a pod's sandbox: in a user, network, ipc and uts namespace of its own. Yields its pid."""
+    command = ["unshare", "--user", "--net", "--ipc", "--uts", "cat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdin.write(b"x")
+        process.stdin.flush()
+        process.stdout.read(1)  # it is there
+        for file in "uid_map", "gid_map":
+            pathlib.Path(f"/proc/{process.pid}/{file}").write_text("{containerID} {hostID} {size}".format(**MAPPINGS[0]))
+        yield process.pid
+
+
+def joined(folder, args):
+    spec = kubernetes(folder, args)
+    files = {"user": "user", "network": "net", "ipc": "ipc", "uts": "uts"}
+    spec["linux"]["namespaces"] = [
+        *({"type": kind, "path": f"/proc/{os.environ['HOLDER']}/ns/{file}"} for kind, file in files.items()),
+        *({"type": kind} for kind in ("mount", "pid", "cgroup")),
+    ]
+    # The pod's, which its sandbox has set.
+    del spec["hostname"], spec["linux"]["sysctl"]
+    return in_user_namespace(spec, folder)
+
+
+def idmapped(folder, args):
+    spec = userns(folder, args)
+    own = {"uidMappings": MAPPINGS, "gidMappings": MAPPINGS}
+    spec["mounts"] += [
+        bind(folder, "/mapped/own") | own,
+        bind(folder, "/mapped/file", "ro", file=True) | own,
+        bind(folder, "/mapped/container", "idmap"),
+        bind(folder, "/mapped/all", "ridmap=uids=0-200000-10;gids=@0-0-10"),
+        mount("/mapped/new", "tmpfs", "tmpfs", "idmap"),
+    ]
+    return spec
+
+
 KINDS = {
     "minimal": lambda folder, args: minimal(args),
     "docker": docker,
@@ -173,10 +236,12 @@ KINDS = {
     "terminal": terminal,
     "hooks": hooks,
 }
+# Apart, since containerd and the other runtimes have ways of their own with these.
+USER_NAMESPACES = {"userns": userns, "joined": joined, "idmapped": idmapped}
 
 
 def config(kind, folder, args=("true",)):
-    return KINDS[kind](pathlib.Path(folder).absolute(), list(args))
+    return (KINDS | USER_NAMESPACES)[kind](pathlib.Path(folder).absolute(), list(args))
 
 
 def rootfs(folder):
@@ -209,6 +274,6 @@ def make(kind, folder, args=("true",)):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3 or sys.argv[1] not in KINDS:
+    if len(sys.argv) < 3 or sys.argv[1] not in KINDS | USER_NAMESPACES:
         sys.exit(__doc__)
     make(sys.argv[1], sys.argv[2], sys.argv[3:] or ["true"])

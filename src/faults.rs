@@ -2,8 +2,8 @@
 //! leaves out at a named point. `integration/kill-steps` and `integration/mutate` go through all of them.
 //!
 //! A list, separated by commas, of
-//! - `ACTION:PROCESS:POINT` with ACTION `kill`, `error` or `panic`; PROCESS `parent` (of `create` and `run`), `starter` or
-//!   `child`; POINT a step's index, or `before-` and `after-` a message of the protocol, or another name;
+//! - `ACTION:PROCESS:POINT` with ACTION `kill`, `error` or `panic`; PROCESS `parent` (of `create` and `run`), `starter`, `gate`
+//!   or `child`; POINT a step's index, or `before-` and `after-` a message of the protocol, or another name;
 //! - `skip:KIND` leaves out all steps of a kind (`mask`);
 //! - `trace` tells each point that is reached, so that nobody needs a list of them.
 

@@ -9,6 +9,7 @@ use oci_spec::runtime::LinuxNamespaceType;
 use super::sync::Report;
 use crate::child::{self, Inherited};
 use crate::error::{Doing, Error, Result};
+use crate::faults;
 use crate::plan::{Op, Plan, Tree};
 use crate::spec::sysctl_namespace;
 use crate::sys::clone::{self, Child};
@@ -35,7 +36,10 @@ pub fn launch(
                     None => process::exit_now(1),
                 }
             }
-            Ok(Some(child)) => drop(socket::send_fd(&there, b"+", child.pidfd.as_fd())),
+            Ok(Some(child)) => match faults::at("gate", "before-pidfd") {
+                Ok(()) => drop(socket::send_fd(&there, b"+", child.pidfd.as_fd())),
+                Err(e) => drop(socket::send(&there, &Report::new(&e).to_bytes())),
+            },
             Err(e) => drop(socket::send(&there, &Report::new(&e).to_bytes())),
         }
         process::exit_now(0)
@@ -62,6 +66,7 @@ fn pass(
     antechamber: Option<&OwnedFd>,
     inherited: &mut Option<Inherited<'_>>,
 ) -> Result<Option<Child>> {
+    faults::at("gate", "before-join")?;
     let joined = inherited.as_mut().map(|i| std::mem::take(&mut i.joined)).unwrap_or_default();
     if plan.tree == Tree::Antechamber
         && let Some(antechamber) = antechamber
@@ -76,6 +81,7 @@ fn pass(
             .doing("join the namespace")
             .map_err(|e| e.field(namespace.field.clone()))?;
     }
+    faults::at("gate", "after-join")?;
     clone::clone3_for_parent(flags, cgroup).doing("make the container's process")
 }
 
