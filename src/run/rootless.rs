@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use oci_spec::runtime::Spec;
 
 use crate::error::{Doing, Error, Result};
+use crate::faults;
 use crate::host;
 use crate::plan::{Maps, Namespaces};
 use crate::sys::{Call, clone, process, socket};
@@ -59,8 +60,9 @@ pub fn enter(spec: &Spec) -> Result<()> {
         process::exit_now(0)
     };
     drop(theirs);
+    faults::at("parent", "before-apart")?;
     let apart = clone::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS).doing("make a user namespace for the runtime");
-    let told = apart.map_err(|e| e.hint(hint)).and_then(|()| {
+    let told = apart.map_err(|e| e.hint(hint)).and_then(|()| faults::at("parent", "apart")).and_then(|()| {
         socket::send(&ours, b"m")
             .and_then(|()| socket::receive(&ours, 64 * 1024))
             .doing("wait until the ids are mapped")
@@ -75,6 +77,7 @@ pub fn enter(spec: &Spec) -> Result<()> {
         }
         None => return Err(Error::new("the process that maps ids was killed")),
     }
+    faults::at("parent", "mapped")?;
     // Who is not root loses at execve what is not ambient.
     let all = process::permitted().doing("read the runtime's capabilities")?;
     process::set_capabilities(all, all, all).doing("keep the capabilities over execve")?;
