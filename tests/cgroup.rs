@@ -43,6 +43,11 @@ fn paused_processes_do_nothing_until_they_are_resumed() {
     let pid = start(&mut bed, "i=0; while true; do i=$((i+1)); echo $i > /count/n; done");
     let id = bed.id();
     let number = || fs::read_to_string(count.join("n")).unwrap();
+    let begin = std::time::Instant::now();
+    while !count.join("n").exists() {
+        assert!(begin.elapsed().as_secs() < 20, "it does not count");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
     ok(&bed, &["pause", &id]);
     let frozen = number();
     assert_eq!(bed.status(), "paused");
