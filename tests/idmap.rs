@@ -54,15 +54,20 @@ enum User {
     No,
     New,
     Joined,
+    /// With its mappings in config.json, as engines send them.
+    JoinedMapped,
 }
 
 fn set_user(bed: &mut Bed, user: User, holder: &Holder) {
     match user {
         User::No => _ = bed.own_rootfs(0, 0),
         User::New => _ = bed.user_namespace(&[IDS], &[IDS]),
-        User::Joined => {
+        User::Joined | User::JoinedMapped => {
             let new = ["mount", "pid", "network", "ipc", "uts", "cgroup"];
             bed.namespaces(&new, &[("user", holder.file("user"))]).own_rootfs(IDS[1], IDS[1]);
+            if user == User::JoinedMapped {
+                bed.mappings(&[IDS], &[IDS]);
+            }
         }
     }
 }
@@ -73,7 +78,7 @@ fn pair(ids: [u32; 2]) -> String {
 
 #[test]
 fn owners_inside_and_on_the_host() {
-    use User::{Joined, New, No};
+    use User::{Joined, JoinedMapped, New, No};
     let holder = Holder::new(&["--user"], Some(IDS));
     // What leads to ids on the host, to ids of the user namespace, and all of it as it is.
     let plain = Some([[1000, 7, 1], [2000, 8, 1]]);
@@ -111,6 +116,11 @@ fn owners_inside_and_on_the_host() {
         (Joined, pod, "ridmap", [7, 8], Some(OWNER)),
         (Joined, whole, "idmap", OWNER, Some(OWNER)),
         (Joined, None, "idmap=uids=1000-200007-1;gids=2000-200008-1", [7, 8], Some(OWNER)),
+        (JoinedMapped, None, "", NOBODY, root),
+        (JoinedMapped, None, "idmap", OWNER, Some(OWNER)),
+        (JoinedMapped, None, "ridmap", OWNER, Some(OWNER)),
+        (JoinedMapped, None, "idmap=uids=@1000-7-1;gids=@2000-8-1", [7, 8], Some(OWNER)),
+        (JoinedMapped, pod, "", [7, 8], Some(OWNER)),
     ];
     let mut bed = with_data("idmap-owners");
     let config = bed.config.clone();

@@ -121,7 +121,7 @@ fn kill_all_after_init_is_dead() {
         good(&bed.tare(&[driver.flags(), &["run", "-d", "--pid-file", "pid", &id]].concat()));
         let dir = cgroup(&fs::read_to_string(bed.dir.join("pid")).unwrap());
         wait_until("all are there", || pids(&bed).len() == 3);
-        good(&bed.tare(&["kill", &id, "KILL"]));
+        good(&bed.tare(&["kill", &id, "TERM"]));
         wait_until("init is dead", || bed.status() == "stopped");
         assert!(read(&dir, "cgroup.events").contains("populated 1"), "the others should live");
         good(&bed.tare(&["kill", "--all", &id, "TERM"]));

@@ -2,7 +2,7 @@
 
 use oci_spec::runtime::{Mount, Spec};
 
-use super::{Maps, Namespaces};
+use super::Maps;
 use crate::error::{Error, Result};
 
 /// The mappings of a mount, and whether those below it get them, too. Without mappings of its own they are the container's.
@@ -19,12 +19,15 @@ pub fn of(mount: &Mount, spec: &Spec) -> Result<Option<(Maps, bool)>> {
     let list = |l: &Option<Vec<_>>| l.clone().unwrap_or_default();
     let own = Maps::of(&list(mount.uid_mappings()), &list(mount.gid_mappings()));
     let recursive = word.is_some_and(|(name, _)| name == "ridmap");
-    let container = Namespaces::of(spec, false).maps;
+    // With a user namespace that is joined engines send the mappings as well.
+    let linux = spec.linux().as_ref();
+    let container = linux.map(|l| Maps::of(&list(l.uid_mappings()), &list(l.gid_mappings())));
+    let container = container.filter(|maps| *maps != Maps::default());
     let maps = match word {
         Some((_, Some(text))) => read(text, container.as_ref())?,
         _ if !own.uids.is_empty() || !own.gids.is_empty() => own,
         Some((_, None)) => container.ok_or_else(|| {
-            Error::new("there are no mappings: the container has no new user namespace")
+            Error::new("there are no mappings: neither the mount nor the container has any")
                 .hint("give the mount uidMappings and gidMappings, or idmap=uids=…;gids=…")
         })?,
         None => return Ok(None),
