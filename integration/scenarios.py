@@ -113,8 +113,8 @@ def on_terminal(command, script, **more):
     return terminal.end(30)
 
 
-def image_archive(file):
-    """IMAGE as an archive that containerd, Docker and Podman read: busybox, its applets' names, two users, files to fail on."""
+def image_archive(file, image=IMAGE, command=("sh",)):
+    """An image as an archive that containerd, Docker and Podman read: busybox, its applets' names, two users, files to fail on."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
 
@@ -154,18 +154,18 @@ def image_archive(file):
     config = {
         "architecture": "amd64" if os.uname().machine == "x86_64" else "arm64",
         "os": "linux",
-        "config": {"Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Cmd": ["sh"], "WorkingDir": "/"},
+        "config": {"Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Cmd": command, "WorkingDir": "/"},
         "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
     }
     config = blob(json.dumps(config).encode(), "config.v1+json")
     manifest = {"schemaVersion": 2, "config": config, "layers": [layer]}
     manifest = blob(json.dumps(manifest).encode(), "manifest.v1+json")
-    manifest["annotations"] = {"io.containerd.image.name": IMAGE}
+    manifest["annotations"] = {"io.containerd.image.name": image}
     files = {
         "oci-layout": b'{"imageLayoutVersion": "1.0.0"}',
         "index.json": json.dumps({"schemaVersion": 2, "manifests": [manifest]}).encode(),
         # Docker's own form, which it goes by.
-        "manifest.json": json.dumps([{"Config": path(config), "RepoTags": [IMAGE], "Layers": [path(layer)]}]).encode(),
+        "manifest.json": json.dumps([{"Config": path(config), "RepoTags": [image], "Layers": [path(layer)]}]).encode(),
         **blobs,
     }
     with tarfile.open(file, "w") as tar:

@@ -12,6 +12,7 @@ packages+=,kmod,systemd,systemd-sysv,dbus,libseccomp2,user-mode-linux,qemu-syste
 packages+=,gcc,libc6-dev # some tests compile what they attack with
 # For integration/engines: what they recommend and need here, too.
 packages+=,docker.io,docker-cli,docker-buildx,tini,podman,catatonit,netavark,aardvark-dns,iptables,nftables,uidmap,dbus-user-session,libpam-systemd
+packages+=,python3-grpcio,python3-protobuf,protobuf-compiler,containernetworking-plugins # its client of CRI, and pods' network
 
 die() { echo "$name: $*" >&2; exit 125; }
 
@@ -46,7 +47,9 @@ vm() {
 		esac
 	done
 	[ "$(id -u)" = 0 ] || die "needs root"
-	tree=$("$project/integration/tree" vm "$packages" --kernels bookworm --kernels forky forky) || die "no tree"
+	# The API's file. What its package depends on is 270 MB of sources in Go.
+	tree=$("$project/integration/tree" vm "$packages" --kernels bookworm --kernels forky --unpack golang-k8s-cri-api-dev forky) ||
+		die "no tree"
 	[ ! "$build_only" ] || { echo "$tree"; exit 0; }
 	[ $# -gt 0 ] || die "no command (--help tells)"
 
