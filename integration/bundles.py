@@ -14,7 +14,7 @@
     userns        docker with a new user namespace, as with its userns-remap
     joined        kubernetes in a pod with a user namespace (hostUsers: false): that, the network, ipc and uts are joined, the pid
                   namespace is new. The environment variable HOLDER is the pid of a process that has them: see `holder()`
-    rootless      of an ordinary user (uid 1000): one id, no cgroup; what `tare spec --rootless` writes, and a bind mount
+    rootless      minimal in the namespaces of `tare spec --rootless`, of an ordinary user (uid 1000), with a bind mount
     idmapped      userns with idmapped mounts: of mappings of their own, and of the container's; one is a new file system
 
 Limits are in none of them, since which controllers there are is the host's affair. `config(...)` is for other scripts to
@@ -222,9 +222,7 @@ def rootless(folder, args):
     own = [{"containerID": 0, "hostID": ORDINARY, "size": 1}]
     spec["linux"] |= {"uidMappings": own, "gidMappings": own}
     spec["linux"]["namespaces"] = [{"type": kind} for kind in ("user", "mount", "pid", "network", "ipc", "uts")]
-    spec["linux"].pop("resources", None)
     spec["mounts"].append(bind(folder, "/data"))
-    rootfs(folder)
     return spec
 
 

@@ -7,16 +7,14 @@
 //! where that cannot be from a memfd. The mount's descriptor goes by close-on-exec: whoever holds it could make the mount
 //! writable again. Nothing is read from the environment, which is the caller's.
 
-use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{CWD, MemfdFlags, SealFlags, StatVfsMountFlags};
 
 use crate::error::{Doing, Error, Result};
 use crate::sys::mount::{self, Attr};
-use crate::sys::{Call, process};
+use crate::sys::{self, Call, process};
 
 const EXE: &str = "/proc/self/exe";
 
@@ -30,9 +28,7 @@ pub fn seal() -> Result<()> {
         Err(_) => memfd()
             .map_err(|e| e.hint("neither a read-only mount of the executable nor a copy in memory can be made"))?,
     };
-    let argv = std::env::args_os().map(|a| CString::new(a.into_vec()).unwrap_or_default()).collect();
-    let error = process::exec_again(copy.as_fd(), argv);
-    Err(Error::sys("run from a sealed copy of the executable", error))
+    Err(Error::sys("run from a sealed copy of the executable", process::exec_again(copy)))
 }
 
 fn is_sealed() -> Result<bool> {
@@ -47,12 +43,16 @@ fn is_sealed() -> Result<bool> {
     }
     // A sealed memfd has no link.
     if rustix::fs::stat(EXE).is_ok_and(|s| s.st_nlink == 0) {
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-        let file = rustix::fs::open(EXE, flags, rustix::fs::Mode::empty()).call("open", || EXE.into());
-        let file = file.doing("look at the runtime's executable")?;
+        let file = executable().doing("look at the runtime's executable")?;
         return Ok(rustix::fs::fcntl_get_seals(&file).is_ok_and(|s| s.contains(SealFlags::WRITE)));
     }
     Ok(false)
+}
+
+/// The file that this process runs from.
+pub fn executable() -> sys::Result<OwnedFd> {
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::open(EXE, flags, rustix::fs::Mode::empty()).call("open", || EXE.into())
 }
 
 fn readonly_mount() -> Result<OwnedFd> {

@@ -28,6 +28,21 @@ fn refused(bed: &Bed, words: &str) {
     }
 }
 
+/// Of the caller's supplementary groups a container has none, unless Podman's `--group-add keep-groups` asks for them.
+#[test]
+fn the_callers_groups() {
+    let mut bed = Bed::new("groups");
+    bed.through = ["setpriv", "--groups", "0,4321"].map(str::to_owned).into();
+    bed.config["process"]["user"]["additionalGids"] = json!([77]);
+    bed.shell("id -G");
+    for (annotation, groups) in [(None, "0 77"), (Some("0"), "0 77"), (Some("1"), "0 4321")] {
+        bed.config["annotations"] =
+            annotation.map_or(json!({}), |value| json!({"run.oci.keep_original_groups": value}));
+        all(bed.run(), 0, groups);
+    }
+    bed.nothing_left();
+}
+
 #[test]
 fn descriptors_that_go_on_and_those_that_do_not() {
     // What the caller does, the flags; the descriptors above stderr and the variables that the process has.

@@ -143,7 +143,7 @@ pub fn cases() -> Vec<Case> {
     add(
         "memory.checkBeforeUpdate too low",
         json!({"memory": {"limit": 4096, "checkBeforeUpdate": true}}),
-        "refused: linux.resources.memory.limit: ",
+        "refused: rejecting memory limit | memory limit is too low to start the container",
     );
     add(
         "memory of cgroup v1",

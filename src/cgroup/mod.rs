@@ -78,9 +78,7 @@ impl Host {
             .doing("find our own cgroup")?;
         Ok(Host { root: root.into(), own: own_path(&own)?, controllers: controllers.trim().into(), dir })
     }
-}
 
-impl Host {
     /// Whether the caller has the right to make a cgroup at the path, as far as the owners of the directories tell.
     pub fn may_make(&self, path: &Path) -> bool {
         let above = path.ancestors().skip(1).map(|above| self.root.join(above)).find(|above| above.is_dir());

@@ -3,6 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use caps::Capability;
+
 use crate::cgroup;
 use crate::cgroup::systemd::Manager;
 use crate::error::{Doing, Error, Result};
@@ -87,6 +89,12 @@ pub fn is_privileged() -> bool {
     rustix::process::geteuid().is_root() && is_initial_user_namespace()
 }
 
+/// Whether the caller has the capability in the user namespace that he is in.
+pub fn has(capability: Capability) -> Result<bool> {
+    let permitted = process::permitted().doing("read the runtime's capabilities")?;
+    Ok(permitted & capability.bitmask() != 0)
+}
+
 /// By the inode of the initial user namespace (include/uapi/linux/nsfs.h, USER_NS_INIT_INO; the same since Linux 3.8).
 pub fn is_initial_user_namespace() -> bool {
     rustix::fs::stat("/proc/self/ns/user").is_ok_and(|s| s.st_ino == 0xEFFF_FFFD)
@@ -94,14 +102,7 @@ pub fn is_initial_user_namespace() -> bool {
 
 /// Writes oom_score_adj of a process of ours, through the host's /proc.
 pub fn write_oom_score_adj(pid: i32, value: i32) -> Result<()> {
-    let path = format!("/proc/{pid}/oom_score_adj");
-    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
-    let file = rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).call("open", || path.clone());
-    let file = file.doing("set oom_score_adj")?;
-    rustix::io::write(&file, value.to_string().as_bytes())
-        .map(drop)
-        .call("write", || format!("{path}, {value}"))
-        .doing("set oom_score_adj")
+    write_proc(&format!("/proc/{pid}/oom_score_adj"), &value.to_string()).doing("set oom_score_adj")
 }
 
 /// Before and after a process is made that is to be given ids by who is not root. What is not dumpable has files in /proc that
@@ -122,8 +123,7 @@ pub fn open_to_maps(open: bool) -> Result<()> {
 /// no other; for more there are newuidmap(1) and newgidmap(1), which look into /etc/subuid and /etc/subgid.
 pub fn write_id_maps(pid: i32, maps: &Maps) -> Result<()> {
     let (uid, gid) = (euid(), egid());
-    const SETUID: u64 = 1 << 7;
-    let alone = process::permitted().doing("read the runtime's capabilities")? & SETUID == 0;
+    let alone = !has(Capability::CAP_SETUID)?;
     for (name, lines, own, helper, field) in [
         ("uid_map", &maps.uids, uid, "newuidmap", "linux.uidMappings"),
         ("gid_map", &maps.gids, gid, "newgidmap", "linux.gidMappings"),
@@ -160,7 +160,9 @@ pub fn write_id_maps(pid: i32, maps: &Maps) -> Result<()> {
 fn write_proc(path: &str, text: &str) -> crate::sys::Result<()> {
     let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).call("open", || path.into())?;
-    rustix::io::write(&file, text.as_bytes()).map(drop).call("write", || path.into())
+    // One value is told; a map has up to 340 lines.
+    let args = || if text.contains('\n') { path.into() } else { format!("{path}, {text}") };
+    rustix::io::write(&file, text.as_bytes()).map(drop).call("write", args)
 }
 
 /// Maps ids by newuidmap(1) or newgidmap(1).
@@ -184,13 +186,15 @@ pub fn user_namespace(maps: &Maps) -> Result<OwnedFd> {
     let (ours, theirs) = socket::pair().doing("make a socket pair")?;
     open_to_maps(true)?;
     let made = clone::clone3(libc::CLONE_NEWUSER as u64, None).doing("make a user namespace for its mappings");
+    if !matches!(made, Ok(None)) {
+        open_to_maps(false)?;
+    }
     let Some(child) = made? else {
         drop(ours);
         let _ = socket::receive(&theirs, 1); // until the other end is closed, by us or by our end
         process::exit_now(0)
     };
     drop(theirs);
-    open_to_maps(false)?;
     let path = format!("/proc/{}/ns/user", child.pid);
     let open = || {
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;

@@ -2,21 +2,16 @@
 //! every id is the same as outside, so that config.json means the same. Then everything goes its usual way, and the
 //! container's user namespace is one below. (Who comes from Podman is in one already.)
 
-use std::ffi::CString;
-use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStringExt;
-
+use caps::Capability;
 use oci_spec::runtime::Spec;
 
+use super::sync::Report;
 use crate::error::{Doing, Error, Result};
 use crate::faults;
 use crate::host;
 use crate::plan::{Maps, Namespaces};
-use crate::sys::{Call, clone, process, socket};
-
-const EXE: &str = "/proc/self/exe";
-/// Bit of CAP_SYS_ADMIN.
-const SYS_ADMIN: u64 = 1 << 21;
+use crate::seal;
+use crate::sys::{clone, process, socket};
 
 /// For who has CAP_SYS_ADMIN where he is, nothing. Else this process goes on in namespaces of its own, and the program begins
 /// anew: only what was executed in there belongs to it (mm->user_ns), and can be given ids from there.
@@ -24,7 +19,7 @@ const SYS_ADMIN: u64 = 1 << 21;
 /// # Errors
 /// The container has no user namespace of its own; user namespaces are forbidden; the ids are not the caller's.
 pub fn enter(spec: &Spec) -> Result<()> {
-    if process::permitted().doing("read the runtime's capabilities")? & SYS_ADMIN != 0 {
+    if host::has(Capability::CAP_SYS_ADMIN)? {
         return Ok(());
     }
     let Some(maps) = Namespaces::of(spec, false).maps else {
@@ -55,25 +50,27 @@ pub fn enter(spec: &Spec) -> Result<()> {
             Ok(Some(_)) => host::write_id_maps(pid, &maps),
             _ => process::exit_now(1),
         };
-        let words = mapped.err().map_or_else(|| b"+".to_vec(), |e| super::sync::Report::new(&e).to_bytes());
+        let words = mapped.err().map_or_else(|| b"+".to_vec(), |e| Report::new(&e).to_bytes());
         let _ = socket::send(&theirs, &words);
         process::exit_now(0)
     };
     drop(theirs);
-    faults::at("parent", "before-apart")?;
-    let apart = clone::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS).doing("make a user namespace for the runtime");
-    let told = apart.map_err(|e| e.hint(hint)).and_then(|()| faults::at("parent", "apart")).and_then(|()| {
-        socket::send(&ours, b"m")
-            .and_then(|()| socket::receive(&ours, 64 * 1024))
-            .doing("wait until the ids are mapped")
-    });
+    let unshare = || {
+        let namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWNS;
+        clone::unshare(namespaces).doing("make a user namespace for the runtime").map_err(|e| e.hint(hint))
+    };
+    let ask = || socket::send(&ours, b"m").and_then(|()| socket::receive(&ours, 64 * 1024));
+    let told = faults::at("parent", "before-apart")
+        .and_then(|()| unshare())
+        .and_then(|()| faults::at("parent", "apart"))
+        .and_then(|()| ask().doing("wait until the ids are mapped"));
     drop(ours);
     clone::wait(&mapper.pidfd).doing("wait for the process that maps ids")?;
     match told? {
         Some((word, _)) if word == b"+" => {}
         Some((report, _)) => {
-            let report = super::sync::Report::from_bytes(&report);
-            return Err(report.map_or_else(|| Error::new("map ids"), super::sync::Report::error));
+            let unexpected = || Error::new("the process that maps ids said something unexpected");
+            return Err(Report::from_bytes(&report).map_or_else(unexpected, Report::error));
         }
         None => return Err(Error::new("the process that maps ids was killed")),
     }
@@ -82,9 +79,6 @@ pub fn enter(spec: &Spec) -> Result<()> {
     let all = process::permitted().doing("read the runtime's capabilities")?;
     process::set_capabilities(all, all, all).doing("keep the capabilities over execve")?;
     process::set_ambient(all).doing("keep the capabilities over execve")?;
-    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-    let file = rustix::fs::open(EXE, flags, rustix::fs::Mode::empty()).call("open", || EXE.into());
-    let argv = std::env::args_os().map(|a| CString::new(a.into_vec()).unwrap_or_default()).collect();
-    let error = process::exec_again(file.doing("begin anew in the user namespace")?.as_fd(), argv);
-    Err(Error::sys("begin anew in the user namespace", error))
+    let file = seal::executable().doing("begin anew in the user namespace")?;
+    Err(Error::sys("begin anew in the user namespace", process::exec_again(file)))
 }

@@ -90,10 +90,11 @@ impl Spawn<'_> {
         if mapped {
             host::open_to_maps(true)?;
         }
-        let child = launch::launch(self.plan, cgroup, inherited, &mut ours)?;
+        let child = launch::launch(self.plan, cgroup, inherited, &mut ours);
         if mapped {
             host::open_to_maps(false)?;
         }
+        let child = child?;
         let ours = ours.ok_or_else(|| Error::new("the socket pair was lost"))?;
         let pid = child.pid;
         half.child = Some(child);
@@ -111,12 +112,9 @@ impl Spawn<'_> {
             None => Ok(()),
         };
         // An error of ours may only be the echo of the child's, whose own words are better.
-        let enter = || match enters {
-            true => {
-                let tell = || sync::tell(&ours, &ToChild::Enter).doing("let the process enter the pid namespace");
-                faults::message("parent", "enter", tell)
-            }
-            false => Ok(()),
+        let enter = || {
+            let tell = || sync::tell(&ours, &ToChild::Enter).doing("let the process enter the pid namespace");
+            if enters { faults::message("parent", "enter", tell) } else { Ok(()) }
         };
         match moved.and_then(|()| self.own_steps(&ours, half)).and_then(|()| enter()) {
             Ok(()) => {}

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
 
 use nix::errno::Errno;
 use rustix::process::{DumpableBehavior, Gid, Resource, Rlimit, Uid};
@@ -320,8 +321,9 @@ unsafe extern "C" {
 }
 
 /// execveat(2) of an open file with the arguments and environment of this process. Returns only with an error.
-pub fn exec_again(file: impl AsFd, argv: Vec<CString>) -> SysError {
-    let argv = Pointers::new(argv);
+pub fn exec_again(file: impl AsFd) -> SysError {
+    let argv = std::env::args_os().map(|a| CString::new(a.into_vec()).unwrap_or_default());
+    let argv = Pointers::new(argv.collect());
     let empty: &CStr = c"";
     let fd = file.as_fd().as_raw_fd();
     // SAFETY: `argv` ends with a null pointer; environ is only read, and this process has one thread.
